@@ -1,0 +1,145 @@
+#include "base/event_loop.hpp"
+
+#include <cerrno>
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+namespace skerry {
+
+Result<std::unique_ptr<EventLoop>> EventLoop::create(const Clock& clock) {
+  std::unique_ptr<EventLoop> loop(new EventLoop(clock));
+  loop->epoll_ = Fd(::epoll_create1(EPOLL_CLOEXEC));
+  if (!loop->epoll_) return fail_errno("cannot create an epoll descriptor");
+  loop->wake_ = TRY(Fd::event());
+  loop->timer_ = Fd(::timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));
+  if (!loop->timer_) return fail_errno("cannot create a timerfd");
+  for (int fd : {loop->wake_.get(), loop->timer_.get()}) {
+    epoll_event event{};
+    event.events = EPOLLIN;
+    event.data.fd = fd;
+    if (::epoll_ctl(loop->epoll_.get(), EPOLL_CTL_ADD, fd, &event) < 0)
+      return fail_errno("cannot watch a descriptor");
+  }
+  return loop;
+}
+
+EventLoop::~EventLoop() = default;
+
+Result<> EventLoop::watch(int fd, u32 events, std::function<void(u32)> ready) {
+  std::lock_guard lock(mutex_);
+  epoll_event event{};
+  event.events = events;
+  event.data.fd = fd;
+  int op = watches_.contains(fd) ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+  if (::epoll_ctl(epoll_.get(), op, fd, &event) < 0)
+    return fail_errno(fmt::format("cannot watch descriptor {}", fd));
+  watches_[fd] = std::make_shared<Watch>(Watch{std::move(ready)});
+  return {};
+}
+
+void EventLoop::unwatch(int fd) {
+  std::lock_guard lock(mutex_);
+  if (watches_.erase(fd)) ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+}
+
+void EventLoop::post(std::function<void()> work) {
+  {
+    std::lock_guard lock(mutex_);
+    posted_.push_back(std::move(work));
+  }
+  signal_event(wake_.get());
+}
+
+EventLoop::TimerId EventLoop::call_at(Nanos deadline, std::function<void()> work) {
+  std::lock_guard lock(mutex_);
+  TimerId id = next_timer_++;
+  timers_.emplace(std::pair(deadline, id), std::move(work));
+  deadlines_.emplace(id, deadline);
+  if (timers_.begin()->first.second == id) arm_locked();
+  return id;
+}
+
+bool EventLoop::cancel(TimerId id) {
+  std::lock_guard lock(mutex_);
+  auto it = deadlines_.find(id);
+  if (it == deadlines_.end()) return false;
+  timers_.erase({it->second, id});
+  deadlines_.erase(it);
+  return true;  // a timerfd that fires early finds nothing due: harmless, and cheaper than re-arming
+}
+
+void EventLoop::reconsider_timers() {
+  std::lock_guard lock(mutex_);
+  arm_locked();
+}
+
+void EventLoop::arm_locked() {
+  itimerspec spec{};
+  if (!timers_.empty()) {
+    Nanos wait = timers_.begin()->first.first - clock_.now();
+    if (wait < 1) wait = 1;
+    spec.it_value = {static_cast<time_t>(wait / 1'000'000'000), static_cast<long>(wait % 1'000'000'000)};
+  }
+  ::timerfd_settime(timer_.get(), 0, &spec, nullptr);
+}
+
+void EventLoop::run_due() {
+  for (;;) {
+    std::function<void()> work;
+    {
+      std::lock_guard lock(mutex_);
+      if (timers_.empty() || timers_.begin()->first.first > clock_.now()) {
+        arm_locked();
+        return;
+      }
+      auto first = timers_.begin();
+      work = std::move(first->second);
+      deadlines_.erase(first->first.second);
+      timers_.erase(first);
+    }
+    work();
+  }
+}
+
+void EventLoop::run_once(int timeout_ms) {
+  epoll_event events[32];
+  int n = ::epoll_wait(epoll_.get(), events, std::size(events), timeout_ms);
+  for (int i = 0; i < n; ++i) {
+    int fd = events[i].data.fd;
+    if (fd == timer_.get()) {
+      u64 expirations;
+      [[maybe_unused]] ssize_t got = ::read(fd, &expirations, sizeof expirations);
+      continue;  // run_due() below
+    }
+    if (fd == wake_.get()) {
+      drain_event(fd);
+      std::vector<std::function<void()>> work;
+      {
+        std::lock_guard lock(mutex_);
+        work.swap(posted_);
+      }
+      for (auto& w : work) w();
+      continue;
+    }
+    std::shared_ptr<Watch> watch;
+    {
+      std::lock_guard lock(mutex_);
+      if (auto it = watches_.find(fd); it != watches_.end()) watch = it->second;
+    }
+    if (watch) watch->ready(events[i].events);
+  }
+  run_due();
+}
+
+void EventLoop::run() {
+  while (!stopping_.load(std::memory_order_acquire)) run_once(-1);
+  stopping_ = false;
+}
+
+void EventLoop::stop() {
+  stopping_.store(true, std::memory_order_release);
+  signal_event(wake_.get());
+}
+
+}  // namespace skerry

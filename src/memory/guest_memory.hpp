@@ -1,0 +1,114 @@
+// Guest RAM: the only door to it.
+//
+// RAM is one memfd, so it can be shared, snapshotted copy-on-write and handed over. It appears to the
+// guest as ranges ("slots") of guest-physical addresses: low memory up to the 32-bit hole, the rest from
+// 4 GiB, and ROMs. Every copy is bounds-checked and marks the DirtyMap in the same call. Engines map
+// slots themselves and mark what their guest code writes.
+//
+// Threading: slots are fixed before vCPUs start; afterwards all calls are thread-safe in the sense of
+// memory itself: concurrent accesses may interleave byte by byte, aligned loads and stores up to 8 bytes
+// are atomic.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/bits.hpp"
+#include "base/fd.hpp"
+
+namespace skerry::memory {
+
+/// A guest-physical address.
+using Gpa = u64;
+
+constexpr u64 kPageSize = 4096;
+/// RAM below 4 GiB ends at most here; the rest of the first 4 GiB is the hole for devices (Q35: ECAM at
+/// 0xb000'0000, PCI windows, IOAPIC, HPET, LAPIC, firmware).
+constexpr Gpa kHoleStart = 0xb000'0000;
+constexpr Gpa kHighStart = 0x1'0000'0000;
+
+/// One bit per 4 KiB page of RAM, by offset in the memfd. Thread-safe.
+class DirtyMap {
+ public:
+  explicit DirtyMap(u64 bytes) : words_((bytes / kPageSize + 63) / 64) {}
+  void mark(u64 offset, u64 length) {
+    if (length == 0) return;
+    for (u64 page = offset / kPageSize; page <= (offset + length - 1) / kPageSize; ++page) {
+      u64 mask = u64{1} << (page % 64);
+      auto& word = words_[page / 64];
+      if (!(word.load(std::memory_order_relaxed) & mask)) word.fetch_or(mask, std::memory_order_relaxed);
+    }
+  }
+  bool test(u64 offset) const {
+    u64 page = offset / kPageSize;
+    return (words_[page / 64].load(std::memory_order_relaxed) >> (page % 64)) & 1;
+  }
+  /// The set bits, which are cleared.
+  std::vector<u64> take();
+
+ private:
+  std::vector<std::atomic<u64>> words_;
+};
+
+struct Slot {
+  Gpa start = 0;
+  u64 size = 0;    ///< bytes, a multiple of the page size
+  u8* host = nullptr;
+  u64 offset = 0;  ///< of the slot's first byte in the memfd
+  bool writable = true;
+  Gpa end() const { return start + size; }
+};
+
+class GuestMemory {
+ public:
+  /// `bytes` of RAM, rounded up to pages, laid out around the 32-bit hole. At most 1 TiB.
+  static Result<std::unique_ptr<GuestMemory>> create(u64 bytes);
+  ~GuestMemory();
+  GuestMemory(const GuestMemory&) = delete;
+  GuestMemory& operator=(const GuestMemory&) = delete;
+
+  u64 size() const { return ram_size_; }
+  const std::vector<Slot>& slots() const { return slots_; }
+  int fd() const { return fd_.get(); }
+  DirtyMap& dirty() { return *dirty_; }
+
+  /// Host address of [at, at + length) if all of it is inside one slot, else nullptr. The caller marks
+  /// what it writes with mark_dirty.
+  u8* host(Gpa at, u64 length) const {
+    for (const Slot& s : slots_)
+      if (at >= s.start && length <= s.size && at - s.start <= s.size - length)
+        return s.host + (at - s.start);
+    return nullptr;
+  }
+  const Slot* slot_of(Gpa at) const;
+  void mark_dirty(Gpa at, u64 length);
+
+  /// Copies; false (and nothing copied) if any byte is outside RAM or, for write, read-only.
+  [[nodiscard]] bool read(Gpa at, std::span<u8> to) const;
+  [[nodiscard]] bool write(Gpa at, std::span<const u8> from);
+  [[nodiscard]] bool fill(Gpa at, u8 value, u64 length);
+
+  template <class T>
+  [[nodiscard]] std::optional<T> read_value(Gpa at) const {
+    T v;
+    if (!read(at, {reinterpret_cast<u8*>(&v), sizeof v})) return std::nullopt;
+    return v;
+  }
+  template <class T>
+  [[nodiscard]] bool write_value(Gpa at, T v) {
+    return write(at, {reinterpret_cast<const u8*>(&v), sizeof v});
+  }
+
+ private:
+  GuestMemory() = default;
+  Fd fd_;
+  u8* base_ = nullptr;
+  u64 ram_size_ = 0;
+  std::vector<Slot> slots_;
+  std::unique_ptr<DirtyMap> dirty_;
+};
+
+}  // namespace skerry::memory
