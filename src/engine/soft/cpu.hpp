@@ -1,0 +1,206 @@
+// Cpu: one software vCPU at run time, as instruction handlers see it.
+//
+// Instruction bytes are decoded once into Ops (see block.hpp), an Op names its Handler; the run
+// loop (interpreter.cpp) calls handlers one after the other. A handler that faults or must leave
+// for the machine (port, MMIO) records why in the Cpu and returns false or Flow::fault/exit
+// *before* it changes any guest-visible register, so that the instruction can be delivered as a
+// fault or executed again.
+//
+// MMIO and port reads: the handler runs again from its start once the machine has answered; the
+// answers of its earlier accesses are replayed from a log (io_log.hpp), so a handler sees plain
+// synchronous memory. Stores to RAM before a device access of the same instruction must therefore
+// be idempotent.
+#pragma once
+
+#include <array>
+#include <atomic>
+
+#include "base/bits.hpp"
+#include "engine/soft/tlb.hpp"
+#include "isa/insn.hpp"
+#include "machine/cpu_state.hpp"
+#include "machine/exit.hpp"
+
+namespace skerry::soft {
+
+using machine::Segment;
+struct Cpu;
+struct Op;
+
+enum class Flow : u8 {
+  next,    ///< go on with the next instruction
+  branch,  ///< cpu.rip was set
+  fault,   ///< cpu.fault holds an exception to deliver; rip still points at this instruction
+  exit,    ///< cpu.exit holds an Exit for the machine; the instruction runs again afterwards
+  end,  ///< as next, but the block ends here: mode, paging, interrupt flag or code may have changed
+};
+using Handler = Flow (*)(Cpu&, const Op&);
+
+/// A decoded instruction, ready to run.
+struct Op {
+  Handler run;
+  const isa::Insn* insn;  ///< everything else about it; lives as long as the block
+  u64 imm;
+  i32 disp;  ///< moffs64 addresses are in imm instead
+  u8 length;
+  u8 opsize;                       ///< 1, 2, 4, 8
+  u8 base, index, scale, segment;  ///< of the memory operand: isa::Memory
+  u8 addrsize;
+  /// First and second explicit operand if they are registers: byte offset into Cpu::gpr (so AH is
+  /// 1, CL is 8, R15 is 120); for segment, control... registers their number. 0xff for a memory
+  /// operand.
+  u8 dst, src;
+};
+
+/// An exception on its way to the guest (SDM 3A chapter 6).
+struct Fault {
+  u8 vector = 0;
+  bool has_error = false;
+  u32 error = 0;
+  u64 address = 0;  ///< CR2 for #PF
+};
+
+enum Vector : u8 {
+  DE = 0,
+  DB = 1,
+  NMI = 2,
+  BP = 3,
+  OF = 4,
+  BR = 5,
+  UD = 6,
+  NM = 7,
+  DF = 8,
+  TS = 10,
+  NP = 11,
+  SS = 12,
+  GP = 13,
+  PF = 14,
+  MF = 16,
+  AC = 17,
+  MC = 18,
+  XM = 19
+};
+
+enum Flag : u64 {
+  CF = 1,
+  PF_ = 4,
+  AF = 0x10,
+  ZF = 0x40,
+  SF = 0x80,
+  TF = 0x100,
+  IF = 0x200,
+  DF_ = 0x400,
+  OF_ = 0x800,
+  IOPL = 0x3000,
+  NT = 0x4000,
+  RF = 0x10000,
+  VM = 0x20000,
+  AC_ = 0x40000,
+  VIF = 0x80000,
+  VIP = 0x100000,
+  ID = 0x200000
+};
+constexpr u64 kArithmeticFlags = CF | PF_ | AF | ZF | SF | OF_;
+
+/// Arithmetic flags, computed when asked for. CF and OF are kept as they were computed, the rest
+/// follow from the last result.
+struct LazyFlags {
+  // Representation is arith.hpp's business.
+  u64 result = 1;    ///< last result, sign-extended to 64 bits: ZF (== 0), SF (sign)
+  u64 carries = 0;   ///< carry-out vector normalised to 64 bits: bit 63 CF, bits 63^62 OF, bit 3 AF
+  u8 parity_of = 1;  ///< PF is the parity of this byte
+  bool sign_fix = false,
+       zero_fix = false;  ///< set by writes of EFLAGS that no single result can express
+};
+
+struct Cpu {
+  // ---- integer state; slot 16 is always 0 (no base/index), slot 17 holds the next instruction's
+  // address
+  std::array<u64, 18> gpr{};
+  u64 rip = 0;  ///< of the instruction being executed (offset in CS)
+  LazyFlags flags;
+  u64 rflags = 2;  ///< everything but the arithmetic flags
+
+  // ---- derived from mode; recomputed by update_mode() after any change
+  u8 cpl = 0;
+  u8 code_bits = 16;       ///< 16, 32, 64
+  bool long_mode = false;  ///< EFER.LMA
+  bool protected_mode = false, v86 = false;
+  u64 rip_mask = 0xffff;  ///< 16: 0xffff, 32: 0xffffffff, 64: all ones
+  u8 stack_size = 2;      ///< 2, 4, 8: SS.B or 64-bit mode
+  bool flat = false;      ///< 64-bit mode: only FS and GS have bases, no limits
+
+  std::array<Segment, 6> seg{};
+  std::array<u64, 8> seg_base{};  ///< the effective bases: 0 for ES CS SS DS in 64-bit mode
+
+  /// Everything else architectural (CRs, MSRs, DRs, xsave area...). gpr, rip, rflags and seg above
+  /// are the live copies while running; load()/save() exchange them.
+  machine::CpuState s;
+
+  Tlbs tlb;
+  Fault fault;
+
+  // ---- what handlers call (mmu.cpp and the inline part in access.hpp)
+  /// Offset of the memory operand within its segment.
+  u64 ea(const Op& op) const {
+    static constexpr u64 kMask[9] = {0, 0, 0xffff, 0, 0xffffffff, 0, 0, 0, ~u64{0}};
+    return (gpr[op.base] + (gpr[op.index] << op.scale) +
+            static_cast<u64>(static_cast<i64>(op.disp))) &
+           kMask[op.addrsize];
+  }
+
+  /// Loads and stores by segment and offset: segmentation checks, canonical check, paging,
+  /// alignment check, device access. T: u8, u16, u32, u64, u128. False: fault or exit recorded;
+  /// return failed().
+  template <class T>
+  [[nodiscard]] bool read(u8 segment, u64 offset, T& value);
+  template <class T>
+  [[nodiscard]] bool write(u8 segment, u64 offset, T value);
+  /// Read-modify-write: `f(old) -> new`. All permission checks (for writing) happen before f is
+  /// called. `locked`: atomic towards other vCPUs, also when crossing a page. f may be called more
+  /// than once.
+  template <class T, class F>
+  [[nodiscard]] bool modify(u8 segment, u64 offset, bool locked, F f);
+  /// Any number of bytes up to 4096, for wide and odd operands: 10-byte x87, FXSAVE, descriptors...
+  /// write_bytes checks all pages before it writes the first byte.
+  [[nodiscard]] bool read_bytes(u8 segment, u64 offset, void* to, u32 size);
+  [[nodiscard]] bool write_bytes(u8 segment, u64 offset, const void* from, u32 size);
+  /// True if every byte can be written (read): raises the fault otherwise. For stores that must not
+  /// begin before another step of the instruction has succeeded.
+  [[nodiscard]] bool probe_write(u8 segment, u64 offset, u32 size);
+  [[nodiscard]] bool probe_read(u8 segment, u64 offset, u32 size);
+  /// Supervisor access by linear address, for descriptor tables, TSS, IDT (ignores CPL; SDM
+  /// 3A 4.6.1).
+  template <class T>
+  [[nodiscard]] bool system_read(u64 linear, T& value);
+  template <class T>
+  [[nodiscard]] bool system_write(u64 linear, T value);
+
+  /// Ports: permission (IOPL, TSS bitmap) included. size 1, 2, 4.
+  [[nodiscard]] bool port_in(u16 port, u8 size, u32& value);
+  [[nodiscard]] bool port_out(u16 port, u8 size, u32 value);
+
+  /// Push and pop with the stack's address size; the stack pointer changes only on success.
+  [[nodiscard]] bool push(u64 value, u8 size);
+  [[nodiscard]] bool pop(u64& value, u8 size);
+  void set_sp(u64 value);  ///< RSP, ESP or SP by stack_size
+
+  Flow raise(u8 vector);             ///< records a fault without error code; returns Flow::fault
+  Flow raise(u8 vector, u32 error);  ///< with error code
+  Flow failed() const { return pending_exit ? Flow::exit : Flow::fault; }
+
+  /// Near jump within CS: checks limit / canonical (#GP before anything changed). Returns branch or
+  /// fault.
+  Flow jump(u64 target);
+
+  u64 eflags() const;          ///< rflags with the arithmetic flags
+  void set_eflags(u64 value);  ///< all bits; masks nothing
+
+  bool pending_exit = false;  ///< cpu.exit is filled in
+  machine::Exit exit = machine::Interrupted{};
+
+  struct Core;  ///< the rest: blocks, LAPIC, I/O log, configuration. core.hpp
+  Core* core = nullptr;
+};
+
+}  // namespace skerry::soft
