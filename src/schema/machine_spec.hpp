@@ -1,0 +1,156 @@
+// MachineSpec: everything that defines one virtual machine, as plain data. From the command line, a
+// JSON file or (later) the API comes a MachineSpec; board builds the machine from it and nothing
+// else.
+#pragma once
+
+#include <array>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "schema/field.hpp"
+
+namespace skerry::schema {
+
+enum class EngineChoice : u8 { auto_, kvm, soft };
+constexpr std::array<std::string_view, 3> enum_names(EngineChoice) {
+  return {"auto", "kvm", "soft"};
+}
+
+enum class DiskFormat : u8 { raw };
+constexpr std::array<std::string_view, 1> enum_names(DiskFormat) {
+  return {"raw"};
+}
+
+/// One virtio-blk disk.
+struct DiskSpec {
+  std::string path;
+  DiskFormat format = DiskFormat::raw;
+  bool readonly = false;
+
+  static void describe(auto& s, auto& v) {
+    v.field(
+        {.name = "path", .doc = "image file or block device", .value = "FILE", .required = true},
+        s.path);
+    v.field({.name = "format", .doc = "how the image is laid out"}, s.format);
+    v.field({.name = "readonly", .doc = "the guest cannot write"}, s.readonly);
+  }
+  bool operator==(const DiskSpec&) const = default;
+};
+
+/// A Multiboot module: a file that the loader puts into guest memory, with its command line.
+struct ModuleSpec {
+  std::string file;
+  std::string args;
+
+  static constexpr std::string_view grammar = "FILE[,ARGS]";
+  /// Everything after the first comma is the arguments.
+  static Result<ModuleSpec> from_text(std::string_view text);
+  static void describe(auto& s, auto& v) {
+    v.field({.name = "file", .doc = "the module", .value = "FILE", .required = true}, s.file);
+    v.field({.name = "args", .doc = "its command line"}, s.args);
+  }
+  bool operator==(const ModuleSpec&) const = default;
+};
+
+enum class SerialKind : u8 { stdio, none, file, unix_ };
+constexpr std::array<std::string_view, 4> enum_names(SerialKind) {
+  return {"stdio", "none", "file", "unix"};
+}
+
+/// Where one 16550 UART (COM1 and on, in order) leads.
+struct SerialSpec {
+  SerialKind kind = SerialKind::stdio;
+  std::string
+      path;  ///< for file: written, truncated at start; for unix: listens, one client at a time
+
+  static constexpr std::string_view grammar = "stdio|none|file:PATH|unix:PATH";
+  static Result<SerialSpec> from_text(std::string_view text);
+  static void describe(auto& s, auto& v) {
+    v.field({.name = "kind", .doc = "where the port leads"}, s.kind);
+    v.field({.name = "path", .doc = "for kind file and unix", .value = "PATH"}, s.path);
+  }
+  bool operator==(const SerialSpec&) const = default;
+};
+
+struct MachineSpec {
+  std::string name = "skerry";
+  Bytes memory{512 * MiB};
+  u32 cpus = 1;
+  EngineChoice engine = EngineChoice::auto_;
+  std::string cpu = "x86-64-v2";
+  std::string kernel, initrd, append;
+  std::vector<ModuleSpec> modules;
+  std::vector<DiskSpec> disks;
+  std::vector<SerialSpec> serials{SerialSpec{}};
+  bool debug_exit = false;
+  std::string gdb;  ///< "" none; see parse_gdb
+  bool no_reboot = false;
+  std::string trace;  ///< for set_trace()
+
+  static void describe(auto& s, auto& v) {
+    v.field({.name = "name", .doc = "what to call the machine", .value = "NAME"}, s.name);
+    v.field({.name = "kernel",
+             .doc = "Linux bzImage, ELF with PVH note, or Multiboot image to boot",
+             .value = "FILE"},
+            s.kernel);
+    v.field({.name = "initrd", .doc = "Linux initial RAM disk", .value = "FILE"}, s.initrd);
+    v.field({.name = "append", .doc = "kernel command line"}, s.append);
+    v.field({.name = "modules", .doc = "Multiboot module; may be repeated", .option = "module"},
+            s.modules);
+    v.field({.name = "memory", .doc = "guest memory", .min = 2 * MiB, .max = 1024 * GiB}, s.memory);
+    v.field({.name = "cpus", .doc = "virtual CPUs", .min = 1, .max = 255}, s.cpus);
+    v.field(
+        {.name = "engine", .doc = "what runs the guest; auto takes kvm where it runs any kernel"},
+        s.engine);
+    v.field({.name = "cpu",
+             .doc = "CPU model: x86-64-v1|v2|v3|v4 or host, then features as ,+aes,-avx",
+             .value = "MODEL"},
+            s.cpu);
+    v.field({.name = "disks", .doc = "virtio disk; may be repeated", .option = "disk"}, s.disks);
+    v.field({.name = "serials",
+             .doc = "where COM1, COM2... lead; may be repeated (default: COM1 on stdio)",
+             .option = "serial"},
+            s.serials);
+    v.field({.name = "debug_exit",
+             .doc = "a write of CODE to port 0xf4 ends the run with status (CODE << 1) | 1"},
+            s.debug_exit);
+    v.field({.name = "gdb",
+             .doc = "wait for gdb there before the first instruction",
+             .value = "unix:PATH|tcp:HOST:PORT"},
+            s.gdb);
+    v.field({.name = "no_reboot", .doc = "end with status 80 when the guest asks for a reset"},
+            s.no_reboot);
+    v.field(
+        {.name = "trace", .doc = "categories to trace on stderr (below)", .value = "CATEGORIES"},
+        s.trace);
+  }
+  bool operator==(const MachineSpec&) const = default;
+};
+
+/// Where gdb connects.
+struct GdbAddress {
+  bool tcp = false;
+  std::string path;  ///< of the socket, if not tcp
+  std::string host;
+  u32 port = 0;
+};
+Result<GdbAddress> parse_gdb(std::string_view text);
+
+/// "x86-64-v2,+aes,-avx" taken apart. Which features exist is the board's knowledge.
+struct CpuModel {
+  std::string base;
+  std::vector<std::pair<std::string, bool>> features;  ///< name, on or off; in the order given
+};
+Result<CpuModel> parse_cpu(std::string_view text);
+
+/// Every field, indented, with a newline at the end.
+std::string to_json_text(const MachineSpec& spec);
+/// Reads over `spec`: absent keys keep their value, a list replaces the whole list. All or nothing.
+/// `name` is the document's, for messages.
+Result<> merge_json_text(std::string_view text, std::string_view name, MachineSpec& spec);
+
+/// What no single field can tell: what is missing, what does not go together. Opens no file.
+Result<> validate(const MachineSpec& spec);
+
+}  // namespace skerry::schema
