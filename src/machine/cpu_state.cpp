@@ -9,7 +9,8 @@ CpuidLeaf cpuid_lookup(const CpuidTable& table, u32 leaf, u32 subleaf) {
     return nullptr;
   };
   if (const CpuidLeaf* l = find(leaf)) return *l;
-  // Hypervisor leaves (0x4000'0000 up) and extended leaves have their own maxima; a hole in them is zero.
+  // Hypervisor leaves (0x4000'0000 up) and extended leaves have their own maxima; a hole in them is
+  // zero.
   if (leaf < 0x4000'0000) {
     const CpuidLeaf* zero = find(0);
     if (zero && leaf > zero->eax)

@@ -1,6 +1,6 @@
-// The whole architectural state of one vCPU as plain data: what both engines load and save, and what a
-// saved machine contains. Nothing in it depends on an engine. Initialisers are the state after RESET
-// (SDM 3A table 10-1, "Processor state following power-up, reset or INIT").
+// The whole architectural state of one vCPU as plain data: what both engines load and save, and
+// what a saved machine contains. Nothing in it depends on an engine. Initialisers are the state
+// after RESET (SDM 3A table 10-1, "Processor state following power-up, reset or INIT").
 #pragma once
 
 #include <array>
@@ -14,9 +14,9 @@ namespace skerry::machine {
 enum Gpr : u8 { rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15 };
 enum Seg : u8 { es, cs, ss, ds, fs, gs };
 
-/// A segment register with its hidden part. `attributes` is bits 8-23 of the descriptor's high dword
-/// (type 0-3, S 4, DPL 5-6, P 7, limit 19:16 cleared, AVL 12, L 13, D/B 14, G 15), as in VMCS access
-/// rights, plus bit 16 "unusable" (a null selector was loaded).
+/// A segment register with its hidden part. `attributes` is bits 8-23 of the descriptor's high
+/// dword (type 0-3, S 4, DPL 5-6, P 7, limit 19:16 cleared, AVL 12, L 13, D/B 14, G 15), as in VMCS
+/// access rights, plus bit 16 "unusable" (a null selector was loaded).
 struct Segment {
   u16 selector = 0;
   u64 base = 0;
@@ -64,9 +64,9 @@ struct CpuState {
   std::array<u64, 16> gpr{0, 0, 0x600, 0};  // EDX: family/model/stepping
   u64 rip = 0xfff0;
   u64 rflags = 2;
-  std::array<Segment, 6> seg{Segment{},
-                             Segment{0xf000, 0xffff0000, 0xffff, 0x9b},
-                             Segment{}, Segment{}, Segment{}, Segment{}};
+  std::array<Segment, 6> seg{Segment{}, Segment{0xf000, 0xffff0000, 0xffff, 0x9b},
+                             Segment{}, Segment{},
+                             Segment{}, Segment{}};
   Segment ldtr{0, 0, 0xffff, 0x82};
   Segment tr{0, 0, 0xffff, 0x8b};
   TableRegister gdtr, idtr;
@@ -86,7 +86,7 @@ struct CpuState {
   u64 mtrr_def_type = 0;
   std::array<u64, 16> mtrr_variable{};  ///< base, mask pairs of 8 variable ranges
   std::array<u64, 11> mtrr_fixed{};
-  u64 tsc = 0;             ///< the guest's time-stamp counter at the moment of saving
+  u64 tsc = 0;  ///< the guest's time-stamp counter at the moment of saving
   u64 tsc_adjust = 0;
   u64 kvmclock_system = 0, kvmclock_wall = 0;  ///< the KVM paravirtual clock's MSRs
   u64 apic_base = 0xfee00000;                  ///< IA32_APIC_BASE
@@ -101,7 +101,8 @@ struct CpuState {
   }();
 
   RunState run = RunState::running;
-  u8 interrupt_shadow = 0;  ///< 1: after STI, 2: after MOV SS / POP SS; until the next instruction ends
+  u8 interrupt_shadow =
+      0;  ///< 1: after STI, 2: after MOV SS / POP SS; until the next instruction ends
   bool nmi_blocked = false;  ///< between an NMI and IRET
   bool nmi_pending = false;
   // An exception or interrupt that was taken but whose delivery has not completed.
@@ -164,8 +165,9 @@ struct CpuState {
   }
 };
 
-/// The registers of one local APIC (SDM 3A table 11-1). Timer deadlines are relative to the machine's
-/// Clock and TSC. irq::Lapic runs on it; the KVM engine converts it to and from the kernel's.
+/// The registers of one local APIC (SDM 3A table 11-1). Timer deadlines are relative to the
+/// machine's Clock and TSC. irq::Lapic runs on it; the KVM engine converts it to and from the
+/// kernel's.
 struct LapicState {
   u32 id = 0;  ///< x2APIC id; the xAPIC id is its low byte
   u8 tpr = 0;
@@ -177,8 +179,9 @@ struct LapicState {
   u32 lvt_cmci = 0x10000, lvt_timer = 0x10000, lvt_thermal = 0x10000, lvt_perf = 0x10000;
   u32 lvt_lint0 = 0x10000, lvt_lint1 = 0x10000, lvt_error = 0x10000;
   u32 timer_initial = 0, timer_divide = 0;
-  Nanos timer_expires = 0;  ///< Clock time at which a one-shot or periodic count reaches 0; 0: not armed
-  u64 tsc_deadline = 0;     ///< guest TSC value; 0: not armed
+  Nanos timer_expires =
+      0;  ///< Clock time at which a one-shot or periodic count reaches 0; 0: not armed
+  u64 tsc_deadline = 0;  ///< guest TSC value; 0: not armed
   static void describe(auto& s, auto& v) {
     v.field("id", s.id);
     v.field("tpr", s.tpr);
@@ -205,8 +208,9 @@ struct LapicState {
   }
 };
 
-/// One CPUID leaf as the guest sees it. Bits that follow registers (OSXSAVE, APIC enabled, OSPKE, the
-/// XSAVE size of leaf 0xd, APIC ids of leaves 1, 0xb, 0x1f) are completed by the engine per vCPU.
+/// One CPUID leaf as the guest sees it. Bits that follow registers (OSXSAVE, APIC enabled, OSPKE,
+/// the XSAVE size of leaf 0xd, APIC ids of leaves 1, 0xb, 0x1f) are completed by the engine per
+/// vCPU.
 struct CpuidLeaf {
   u32 leaf = 0, subleaf = 0;
   bool indexed = false;  ///< the subleaf matters

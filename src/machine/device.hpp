@@ -1,8 +1,8 @@
 // What a device is: registers behind offsets, a reset, a described State.
 //
 // A device knows offsets only: no addresses, no threads, no engines. Every call into it (register
-// access, timer, backend completion, reset, save, load) is made with the board lock held, so a device
-// needs no locks of its own. It raises IrqLines and MSIs directly.
+// access, timer, backend completion, reset, save, load) is made with the board lock held, so a
+// device needs no locks of its own. It raises IrqLines and MSIs directly.
 #pragma once
 
 #include <functional>
@@ -52,7 +52,8 @@ class Surroundings {
 };
 
 /// What a guest can ask of the machine as a whole. Any thread; takes effect soon.
-enum class Request : u8 { power_off, reset, debug_exit, panic };
+/// crash: a triple fault. fatal: the engine gave up.
+enum class Request : u8 { power_off, reset, debug_exit, panic, crash, fatal };
 class Control {
  public:
   virtual ~Control() = default;

@@ -26,8 +26,8 @@ struct DebugRequest {
   bool any() const { return single_step || !breakpoints.empty() || !watches.empty(); }
 };
 
-/// Runs one CpuState. run(), answer(), load(), save(), translate() and set_debug() belong to the vCPU's
-/// thread (or to any one thread while that one does not run); kick() and wake hooks to any.
+/// Runs one CpuState. run(), answer(), load(), save(), translate() and set_debug() belong to the
+/// vCPU's thread (or to any one thread while that one does not run); kick() and wake hooks to any.
 class Vcpu {
  public:
   virtual ~Vcpu() = default;
@@ -41,8 +41,8 @@ class Vcpu {
   /// Tells a running vCPU that its LAPIC or NMI line wants attention. Does not make run() return.
   virtual void notify_interrupt() { kick(); }
 
-  /// An instruction that is waiting for an answer must be completed (one more run() with a pending kick)
-  /// before its state is saved: true while there is one.
+  /// An instruction that is waiting for an answer must be completed (one more run() with a pending
+  /// kick) before its state is saved: true while there is one.
   virtual bool mid_instruction() const = 0;
 
   /// An error names the register that the host refuses.
@@ -65,9 +65,9 @@ class Vcpu {
 struct EngineSetup {
   memory::GuestMemory* memory = nullptr;
   const Clock* clock = nullptr;
-  CpuidTable cpuid;          ///< what the guest sees; filled after the engine said what it supports
+  CpuidTable cpuid;  ///< what the guest sees; filled after the engine said what it supports
   unsigned cpus = 1;
-  u64 tsc_hz = 0;            ///< of the guest; the host's
+  u64 tsc_hz = 0;                  ///< of the guest; the host's
   ExtIntSource* extint = nullptr;  ///< the 8259 pair
 };
 
@@ -77,7 +77,8 @@ class Engine {
   virtual ~Engine() = default;
   virtual std::string_view name() const = 0;
 
-  /// Every CPUID leaf with all that this engine can do on this host; CPU models are intersected with it.
+  /// Every CPUID leaf with all that this engine can do on this host; CPU models are intersected
+  /// with it.
   virtual CpuidTable supported_cpuid() const = 0;
   /// Before the first create_vcpu().
   virtual Result<> configure(const EngineSetup& setup) = 0;

@@ -1,5 +1,6 @@
-// Exit: the whole contract between an engine, which runs guest instructions, and the machine, which has
-// the devices. Vcpu::run() returns one; reads are answered with Vcpu::answer() before the next run().
+// Exit: the whole contract between an engine, which runs guest instructions, and the machine, which
+// has the devices. Vcpu::run() returns one; reads are answered with Vcpu::answer() before the next
+// run().
 #pragma once
 
 #include <string>
@@ -17,8 +18,8 @@ struct PortIo {
   u32 value;  ///< what OUT writes
 };
 
-/// A load or store of 1..8 bytes at an address that is not RAM (or a store to read-only memory). Wider
-/// and page-crossing accesses come as several.
+/// A load or store of 1..8 bytes at an address that is not RAM (or a store to read-only memory).
+/// Wider and page-crossing accesses come as several.
 struct Mmio {
   memory::Gpa at;
   u8 size;
@@ -26,8 +27,10 @@ struct Mmio {
   u64 value;
 };
 
-/// HLT with nothing to wake for. The vCPU waits for an interrupt.
-struct Halt {};
+/// HLT with nothing to wake for. The vCPU waits for an NMI and, if it may take one, an interrupt.
+struct Halt {
+  bool interrupts_enabled = true;
+};
 
 /// Triple fault.
 struct Shutdown {};

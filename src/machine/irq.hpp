@@ -30,15 +30,15 @@ class MsiSink {
  public:
   virtual ~MsiSink() = default;
   virtual void send(MsiMessage message) = 0;
-  /// The IOAPIC tells what its pin would send (nullopt: masked), for engines whose LAPIC is elsewhere
-  /// and must report the EOI of level-triggered vectors.
+  /// The IOAPIC tells what its pin would send (nullopt: masked), for engines whose LAPIC is
+  /// elsewhere and must report the EOI of level-triggered vectors.
   virtual void set_pin_route(unsigned pin, std::optional<MsiMessage> route) {
     (void)pin, (void)route;
   }
 };
 
-/// The 8259 pair as seen by CPU 0: INTR and the INTA cycle. Called from vCPU threads without the board
-/// lock; the implementation takes it.
+/// The 8259 pair as seen by CPU 0: INTR and the INTA cycle. Called from vCPU threads without the
+/// board lock; the implementation takes it.
 class ExtIntSource {
  public:
   virtual ~ExtIntSource() = default;
@@ -57,8 +57,8 @@ class VcpuPort {
   virtual void sipi(u8 vector) = 0;
 };
 
-/// A local APIC as its own vCPU sees it, for engines that have none of their own. All calls come from
-/// the vCPU's thread, without the board lock. Implemented by irq::Lapic.
+/// A local APIC as its own vCPU sees it, for engines that have none of their own. All calls come
+/// from the vCPU's thread, without the board lock. Implemented by irq::Lapic.
 class LocalApic {
  public:
   virtual ~LocalApic() = default;

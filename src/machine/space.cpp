@@ -18,11 +18,14 @@ void Space::map(u64 start, u64 size, Registers& registers, std::string name) {
 void Space::unmap(u64 start, Registers& registers) {
   std::lock_guard guard(change_);
   Table table = *table_.load();
-  std::erase_if(table, [&](const Entry& e) { return e.start == start && e.registers == &registers; });
+  std::erase_if(table,
+                [&](const Entry& e) { return e.start == start && e.registers == &registers; });
   publish(std::move(table));
 }
 
-void Space::publish(Table table) { table_.store(std::make_shared<const Table>(std::move(table))); }
+void Space::publish(Table table) {
+  table_.store(std::make_shared<const Table>(std::move(table)));
+}
 
 // The last one that fits wins. Tables have some twenty rows, so a scan beats anything clever.
 const Space::Entry* Space::find(const Table& table, u64 at) const {
@@ -66,7 +69,8 @@ std::string Space::dump() const {
   Table table = *table_.load();
   std::ranges::sort(table, {}, &Entry::start);
   std::string text;
-  for (const Entry& e : table) text += fmt::format("{:#012x}-{:#012x} {}\n", e.start, e.start + e.size - 1, e.name);
+  for (const Entry& e : table)
+    text += fmt::format("{:#012x}-{:#012x} {}\n", e.start, e.start + e.size - 1, e.name);
   return text;
 }
 

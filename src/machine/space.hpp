@@ -1,8 +1,8 @@
 // Space: which device answers at an address, for I/O ports and for memory.
 //
-// The table is immutable and published by pointer, so vCPUs look up without waiting for a change of it.
-// Accesses are made with the board lock held: it serialises devices, timers and backend completions of
-// one machine. An access that no device claims reads all ones and writes nothing.
+// The table is immutable and published by pointer, so vCPUs look up without waiting for a change of
+// it. Accesses are made with the board lock held: it serialises devices, timers and backend
+// completions of one machine. An access that no device claims reads all ones and writes nothing.
 #pragma once
 
 #include <atomic>
@@ -22,8 +22,8 @@ class Space {
   explicit Space(std::mutex& lock);
   ~Space();
 
-  /// Maps [start, start + size) to `registers`, whose offset 0 is at `start`. Later mappings win where
-  /// they overlap (PCI lets a guest do that). May be called with the board lock held.
+  /// Maps [start, start + size) to `registers`, whose offset 0 is at `start`. Later mappings win
+  /// where they overlap (PCI lets a guest do that). May be called with the board lock held.
   void map(u64 start, u64 size, Registers& registers, std::string name);
   /// Removes the mappings of `registers` that begin at `start`.
   void unmap(u64 start, Registers& registers);

@@ -1,0 +1,106 @@
+// Machine: one virtual machine. Owns its RAM, spaces, devices, vCPU threads and the thread that
+// runs its timers and backends; run, pause, reset, save, load. board/ builds it from a Spec.
+//
+// Threading: building and lifecycle calls come from one thread (the VM process's main thread).
+// Guest requests (power off, reset...) park the vCPUs and are picked up there with wait_request().
+#pragma once
+
+#include <condition_variable>
+
+#include "base/event_loop.hpp"
+#include "machine/vcpu_thread.hpp"
+
+namespace skerry::machine {
+
+class Machine final : public Surroundings, public Control {
+ public:
+  struct Outcome {
+    Request what;
+    u32 code;
+  };
+
+  static Result<std::unique_ptr<Machine>> create(std::unique_ptr<memory::GuestMemory> memory,
+                                                 std::unique_ptr<Engine> engine, unsigned cpus);
+  ~Machine() override;
+
+  // ---- what a board builds with
+  memory::GuestMemory& memory() { return *memory_; }
+  Engine& engine() { return *engine_; }
+  Space& ports() { return ports_; }
+  Space& memory_space() { return memory_space_; }
+  std::mutex& lock() { return lock_; }  ///< the board lock
+  EventLoop& loop() { return *loop_; }
+  HostClock& host_clock() { return clock_; }
+  unsigned cpus() const { return static_cast<unsigned>(cpus_.size()); }
+  VcpuThread& cpu(unsigned index) { return *cpus_[index]; }
+  VcpuHost& vcpu_host() { return host_; }
+
+  /// Takes over a device; it is reset, saved and loaded with the machine, in the order of adding.
+  template <class D>
+  D& add(std::unique_ptr<D> device) {
+    D& reference = *device;
+    devices_.push_back(std::move(device));
+    return reference;
+  }
+  /// Keeps something alive as long as the devices.
+  void keep(std::shared_ptr<void> thing) { kept_.push_back(std::move(thing)); }
+  /// Prepares memory and gives the bootstrap CPU's first state; called at start and at every reset.
+  void set_boot(std::function<Result<CpuState>()> boot) { boot_ = std::move(boot); }
+  /// Stops backends from taking new requests and waits for those in flight; called while pausing.
+  void add_quiesce(std::function<void()> quiesce) { quiesce_.push_back(std::move(quiesce)); }
+
+  const std::vector<std::unique_ptr<Device>>& devices() const { return devices_; }
+
+  // ---- lifecycle
+  /// Starts the threads, vCPUs parked in their boot state.
+  Result<> power_on();
+  void resume();
+  /// All vCPUs stand between two instructions, the clock stands still, backends are quiet.
+  void pause();
+  /// While paused: everything back to power-on.
+  Result<> reset();
+  /// Ends all threads. Final.
+  void shut_down();
+
+  /// While paused. `ram`: include the contents of memory.
+  Result<state::Image> save(bool ram = true);
+  /// Into a machine built from the same Spec, powered on and paused. A refused image leaves a
+  /// machine that can only be reset.
+  Result<> load(const state::Image& image);
+
+  /// The next request of the guest (or of request()); vCPUs are parked then. nullopt after
+  /// `timeout_ms`
+  /// (-1: wait for ever).
+  std::optional<Outcome> wait_request(int timeout_ms = -1);
+
+  // ---- Surroundings, Control
+  const Clock& clock() const override { return clock_; }
+  std::unique_ptr<Timer> make_timer(std::function<void()> expired) override;
+  void request(Request what, u32 code = 0) override;
+
+ private:
+  Machine();
+  Result<> load_boot_state();
+  void save_ram(state::Image& image);
+  Result<> load_ram(const state::Image& image);
+
+  std::mutex lock_;
+  HostClock clock_;
+  std::unique_ptr<memory::GuestMemory> memory_;
+  std::unique_ptr<Engine> engine_;
+  Space ports_, memory_space_;
+  std::unique_ptr<EventLoop> loop_;
+  std::thread loop_thread_;
+  std::vector<std::shared_ptr<void>> kept_;
+  std::vector<std::unique_ptr<Device>> devices_;
+  std::vector<std::function<void()>> quiesce_;
+  std::function<Result<CpuState>()> boot_;
+  VcpuHost host_;
+  std::vector<std::unique_ptr<VcpuThread>> cpus_;
+
+  std::mutex request_mutex_;
+  std::condition_variable request_changed_;
+  std::optional<Outcome> request_;
+};
+
+}  // namespace skerry::machine
