@@ -1,1 +1,47 @@
-int main() { return 0; }
+// `skerry`: the command line.
+#include <cstdio>
+
+#include "cli/launch.hpp"
+#include "cli/run_options.hpp"
+#include "schema/exit_status.hpp"
+
+using namespace skerry;
+
+namespace {
+
+int complain(const Error& error, int status) {
+  std::fprintf(stderr, "skerry: %s\n", error.message().c_str());
+  return status;
+}
+
+int become_vmm(const std::vector<std::string>& args) {
+  auto vmm = cli::find_vmm();
+  if (!vmm) return complain(vmm.error(), schema::exit_host);
+  return complain(cli::exec_program(*vmm, args), schema::exit_host);
+}
+
+int run(const cli::RunCommand& command) {
+  auto fd = cli::spec_fd(command.spec);
+  if (!fd) return complain(fd.error(), schema::exit_host);
+  return become_vmm({"--spec-fd", fmt::format("{}", fd->get())});
+}
+
+int doctor(const cli::DoctorCommand& command) {
+  std::vector<std::string> args{"--doctor"};
+  if (command.json) args.push_back("--json");
+  return become_vmm(args);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  auto command = cli::parse_command({argv + 1, argv + argc});
+  if (!command) return complain(command.error(), schema::exit_usage);
+  if (auto* print = std::get_if<cli::PrintCommand>(&*command)) {
+    // A full disk or a closed pipe must not look like success.
+    bool printed = std::fputs(print->text.c_str(), stdout) >= 0 && std::fflush(stdout) == 0;
+    return printed ? 0 : schema::exit_host;
+  }
+  if (auto* asked = std::get_if<cli::DoctorCommand>(&*command)) return doctor(*asked);
+  return run(std::get<cli::RunCommand>(*command));
+}

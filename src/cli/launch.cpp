@@ -1,0 +1,46 @@
+#include "cli/launch.hpp"
+
+#include <cstdlib>
+#include <filesystem>
+#include <span>
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+namespace skerry::cli {
+
+Result<Fd> spec_fd(const schema::MachineSpec& spec) {
+  std::string text = schema::to_json_text(spec);
+  Fd fd(memfd_create("skerry-spec", 0));
+  if (!fd) return fail_errno("cannot make a memfd for the machine's description");
+  TRY_VOID(write_all(fd.get(), {reinterpret_cast<const u8*>(text.data()), text.size()}));
+  if (lseek(fd.get(), 0, SEEK_SET) != 0) return fail_errno("cannot rewind a memfd");
+  return fd;
+}
+
+Result<std::string> find_vmm() {
+  if (const char* named = std::getenv("SKERRY_VMM"); named && *named) return std::string(named);
+  std::error_code failed;
+  auto self = std::filesystem::read_symlink("/proc/self/exe", failed);
+  if (failed) {
+    return fail_hint("mount /proc, or set SKERRY_VMM to the path of skerry-vmm",
+                     "cannot read /proc/self/exe: {}", failed.message());
+  }
+  auto beside = self.parent_path() / "skerry-vmm";
+  auto lib = self.parent_path().parent_path() / "lib/skerry/skerry-vmm";
+  for (const auto& path : {beside, lib}) {
+    if (access(path.c_str(), X_OK) == 0) return path.string();
+  }
+  return fail_hint("build it (cmake --build build/release), or set SKERRY_VMM to its path",
+                   "no skerry-vmm at {} nor at {}", beside.string(), lib.string());
+}
+
+Error exec_program(const std::string& program, const std::vector<std::string>& args) {
+  std::vector<char*> argv{const_cast<char*>(program.c_str())};
+  for (const auto& arg : args) argv.push_back(const_cast<char*>(arg.c_str()));
+  argv.push_back(nullptr);
+  execv(program.c_str(), argv.data());
+  return fail_errno("cannot run " + program).error();
+}
+
+}  // namespace skerry::cli

@@ -1,0 +1,22 @@
+// Turns this process into skerry-vmm: the command line never links the VMM, and an exec leaves
+// terminal, signals and exit status to it without anything in between.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/fd.hpp"
+#include "schema/machine_spec.hpp"
+
+namespace skerry::cli {
+
+/// A memfd that holds the Spec as JSON, at its start, inherited over exec.
+Result<Fd> spec_fd(const schema::MachineSpec& spec);
+
+/// $SKERRY_VMM, or skerry-vmm beside our executable, or in ../lib/skerry from there.
+Result<std::string> find_vmm();
+
+/// Execs `program`; returns only with the error.
+Error exec_program(const std::string& program, const std::vector<std::string>& args);
+
+}  // namespace skerry::cli

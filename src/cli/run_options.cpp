@@ -1,0 +1,247 @@
+// CLI11 splits the arguments; which options `skerry run` has, their help and their meaning come
+// from MachineSpec::describe, so that a new field there is an option here.
+#include "cli/run_options.hpp"
+
+#include <CLI/CLI.hpp>
+
+#include <algorithm>
+#include <map>
+
+#include "base/fd.hpp"
+#include "base/log.hpp"
+#include "schema/help.hpp"
+
+namespace skerry::cli {
+namespace {
+
+using schema::Field;
+using schema::FieldHelp;
+using schema::MachineSpec;
+
+constexpr u64 max_config_bytes = 1 * MiB;
+
+/// Puts what stands on the command line into the fields of a Spec.
+class OptionReader {
+ public:
+  using Given = std::map<std::string, std::vector<std::string>, std::less<>>;
+  explicit OptionReader(const Given& given) : given_(given) {}
+
+  template <class T>
+  void field(const Field& field, T& value) {
+    auto at = given_.find(field.name);
+    if (at == given_.end() || !result_) return;
+    const auto& texts = at->second;
+    if constexpr (schema::is_vector<T>::value) {
+      value.clear();
+      for (const auto& text : texts) {
+        auto element = schema::from_text<typename T::value_type>(text);
+        if (!element) return refuse(field, std::move(element.error()));
+        value.push_back(std::move(*element));
+      }
+    } else {
+      auto read = schema::value_from_text(field, texts.back(), value);
+      if (!read) return refuse(field, std::move(read.error()));
+    }
+  }
+  const Result<>& result() const { return result_; }
+
+ private:
+  static std::string option_of(const Field& field) {
+    std::string name = "--" + std::string(field.option.empty() ? field.name : field.option);
+    std::replace(name.begin(), name.end(), '_', '-');
+    return name;
+  }
+  // "cpus: 0 is out of range" -> "--cpus: 0 is out of range".
+  void refuse(const Field& field, Error error) {
+    std::string option = option_of(field);
+    if (error.what.starts_with(std::string(field.name) + ":")) {
+      error.what = option + error.what.substr(field.name.size());
+    } else {
+      error = std::move(error).in(option);
+    }
+    result_ = std::unexpected(std::move(error));
+  }
+
+  const Given& given_;
+  Result<> result_;
+};
+
+std::string wrapped(std::string_view left, std::string_view right) {
+  constexpr size_t column = 34;
+  if (left.size() + 4 > column) {
+    return fmt::format("  {}\n{:{}}{}\n", left, "", column, right);
+  }
+  return fmt::format("  {:<{}}{}\n", left, column - 2, right);
+}
+
+std::string main_help() {
+  return "Skerry runs virtual machines.\n\n"
+         "Usage: skerry COMMAND [OPTIONS]\n\n" +
+         wrapped("run", "boot a machine in the foreground") +
+         wrapped("doctor", "what this host can do for Skerry, and how to improve it") +
+         wrapped("help [COMMAND]", "this text, or a command's options") +
+         wrapped("--version", "the version") +
+         "\nA first machine:\n"
+         "  skerry run --kernel vmlinuz --initrd initrd.img --append console=ttyS0\n";
+}
+
+std::string run_help() {
+  std::string text =
+      "Usage: skerry run --kernel FILE [OPTIONS]\n\n"
+      "Boots a machine in the foreground. On a terminal, Ctrl-A x ends it and Ctrl-A h helps.\n\n";
+  for (const FieldHelp& f : schema::help_of<MachineSpec>()) {
+    std::string value = f.value;
+    if (f.name == "disks") value = schema::key_value_grammar<schema::DiskSpec>();
+    std::string left = "--" + f.option + (f.flag ? "" : " " + value);
+    text += wrapped(left, f.doc + (f.preset.empty() ? "" : " (default " + f.preset + ")"));
+  }
+  text += wrapped("--config FILE.json", "read the machine from a file; other options override it");
+  text += "\nTrace categories:\n" + trace_help();
+  if (!text.ends_with('\n')) text += '\n';
+  text +=
+      "\nExit status: 0 power-off, 64 usage, 70 internal, 71 host error, 80 reset (--no-reboot),\n"
+      "81 guest crash, 128+N ended by signal N; --debug-exit: (CODE << 1) | 1.\n";
+  return text;
+}
+
+std::string doctor_help() {
+  return "Usage: skerry doctor [--json]\n\n"
+         "Says which engine `skerry run` would use here and why, what is missing for better, and "
+         "the\n"
+         "command that mends it.\n\n" +
+         wrapped("--json", "the same for programs");
+}
+
+/// The first argument that no option took: an unknown option, or a stray word.
+Error leftover(const std::string& word, const CLI::App& app, std::string_view command) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app.get_options()) names.push_back(option->get_name());
+  std::sort(names.begin(), names.end());
+  names.erase(std::unique(names.begin(), names.end()), names.end());
+  std::vector<std::string_view> views(names.begin(), names.end());
+
+  Error error;
+  error.hint = fmt::format("see: skerry help {}", command);
+  if (word.size() < 2 || word[0] != '-') {
+    error.what = fmt::format("unexpected argument '{}'", word);
+    auto as_option = "--" + word;
+    if (std::find(views.begin(), views.end(), as_option) != views.end()) {
+      error.what += fmt::format("; did you mean {}?", as_option);
+    }
+    return error;
+  }
+  std::string name = word.substr(0, word.find('='));
+  error.what = fmt::format("unknown option '{}'", name);
+  // "-memory" is as near as "--memroy".
+  std::string bare =
+      name.substr(name.find_first_not_of('-') == name.npos ? 0 : name.find_first_not_of('-'));
+  for (auto& view : views) view.remove_prefix(2);
+  if (auto meant = schema::nearest(bare, views); !meant.empty()) {
+    error.what += fmt::format("; did you mean --{}?", meant);
+  }
+  return error;
+}
+
+/// Lets CLI11 split `args`; its exceptions end here. True if help is wanted.
+Result<bool> split(CLI::App& app, std::vector<std::string> args, std::string_view command) {
+  app.set_help_flag();
+  auto* help = app.add_flag("-h,--help");
+  app.allow_extras();
+  std::reverse(args.begin(), args.end());  // CLI11 takes its vector from the back
+  try {
+    app.parse(std::move(args));
+  } catch (const CLI::ArgumentMismatch& e) {
+    std::string_view option = e.what();
+    return fail_hint(fmt::format("see: skerry help {}", command), "{} needs a value",
+                     option.substr(0, option.find(':')));
+  } catch (const CLI::ParseError& e) {
+    return fail_hint(fmt::format("see: skerry help {}", command), "{}", e.what());
+  }
+  if (help->count()) return true;
+  if (auto rest = app.remaining(); !rest.empty()) {
+    auto option =
+        std::find_if(rest.begin(), rest.end(), [](auto& w) { return w.starts_with('-'); });
+    return std::unexpected(leftover(option != rest.end() ? *option : rest.front(), app, command));
+  }
+  return false;
+}
+
+Result<Command> parse_run(const std::vector<std::string>& args) {
+  CLI::App app;
+  auto fields = schema::help_of<MachineSpec>();
+  std::map<std::string, CLI::Option*> options;
+  for (const FieldHelp& f : fields) {
+    if (f.flag) {
+      options[f.name] = app.add_flag("--" + f.option);
+      continue;
+    }
+    auto* option =
+        app.add_option("--" + f.option)->type_size(1)->expected(1)->allow_extra_args(false);
+    option->multi_option_policy(f.list ? CLI::MultiOptionPolicy::TakeAll
+                                       : CLI::MultiOptionPolicy::TakeLast);
+    options[f.name] = option;
+  }
+  auto* config = app.add_option("--config")->type_size(1)->expected(1)->allow_extra_args(false);
+  config->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  if (TRY(split(app, args, "run"))) return PrintCommand{run_help()};
+
+  RunCommand command;
+  if (config->count()) {
+    const std::string& path = config->results().back();
+    auto text = read_file(path, max_config_bytes);
+    if (!text) return std::unexpected(std::move(text.error()).in("--config"));
+    TRY_VOID(schema::merge_json_text(*text, path, command.spec));
+  }
+  OptionReader::Given given;
+  for (auto& [name, option] : options) {
+    if (option->count()) given[name] = option->results();
+  }
+  OptionReader reader(given);
+  MachineSpec::describe(command.spec, reader);
+  TRY_VOID(reader.result());
+  TRY_VOID(schema::validate(command.spec));
+  if (auto known = set_trace(command.spec.trace); !known) {
+    return std::unexpected(std::move(known.error()).in("--trace"));
+  }
+  return command;
+}
+
+Result<Command> parse_doctor(const std::vector<std::string>& args) {
+  CLI::App app;
+  DoctorCommand command;
+  app.add_flag("--json", command.json);
+  if (TRY(split(app, args, "doctor"))) return PrintCommand{doctor_help()};
+  return command;
+}
+
+std::string help_for(std::string_view command) {
+  return command == "run" ? run_help() : command == "doctor" ? doctor_help() : main_help();
+}
+
+}  // namespace
+
+std::string version_text() {
+  return "skerry " SKERRY_VERSION "\n";
+}
+
+Result<Command> parse_command(const std::vector<std::string>& args) {
+  if (args.empty()) return fail_hint("see: skerry help", "no command given");
+  const std::string& word = args[0];
+  std::vector<std::string> rest(args.begin() + 1, args.end());
+  if (word == "--version" || word == "version") return PrintCommand{version_text()};
+  if (word == "--help" || word == "-h" || word == "help") {
+    return PrintCommand{help_for(rest.empty() ? "" : rest[0])};
+  }
+  if (word == "run" || word == "doctor") {
+    return word == "run" ? parse_run(rest) : parse_doctor(rest);
+  }
+  constexpr std::string_view commands[] = {"run", "doctor", "help", "--version", "--help"};
+  Error error = schema::unknown_word(word.starts_with('-') ? "option" : "command", word, commands);
+  error.hint = "see: skerry help";
+  if (word.starts_with("--") && error.what.find("did you mean") == std::string::npos) {
+    error.hint = "options come after the command: skerry run --kernel FILE ...";
+  }
+  return std::unexpected(std::move(error));
+}
+
+}  // namespace skerry::cli

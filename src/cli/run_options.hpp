@@ -1,0 +1,31 @@
+// The command line of `skerry`, as pure text processing: nothing is opened or run here but the file
+// that --config names.
+#pragma once
+
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "schema/machine_spec.hpp"
+
+namespace skerry::cli {
+
+struct RunCommand {
+  schema::MachineSpec spec;  ///< valid
+};
+struct DoctorCommand {
+  bool json = false;
+};
+/// Help or version: to be printed on stdout.
+struct PrintCommand {
+  std::string text;
+};
+using Command = std::variant<RunCommand, DoctorCommand, PrintCommand>;
+
+/// `args` without the program's name. Every Error is a user's mistake.
+Result<Command> parse_command(const std::vector<std::string>& args);
+
+/// "skerry 0.1.0\n".
+std::string version_text();
+
+}  // namespace skerry::cli
