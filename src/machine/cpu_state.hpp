@@ -92,8 +92,8 @@ struct CpuState {
   u64 apic_base = 0xfee00000;                  ///< IA32_APIC_BASE
 
   /// XSAVE area, standard (not compacted) format; XSTATE_BV says what is not in its initial state.
-  /// FCW (offset 0) and MXCSR (offset 24) are always valid.
-  std::array<u8, kXsaveSize> xsave = [] {
+  /// FCW (offset 0) and MXCSR (offset 24) are always valid. Aligned as FXSAVE and XSAVE want it.
+  alignas(64) std::array<u8, kXsaveSize> xsave = [] {
     std::array<u8, kXsaveSize> area{};
     area[0] = 0x40;  // FCW = 0x0040 after RESET
     area[24] = 0x80, area[25] = 0x1f;

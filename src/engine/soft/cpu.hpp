@@ -50,6 +50,10 @@ struct Op {
   /// 1, CL is 8, R15 is 120); for segment, control... registers their number. 0xff for a memory
   /// operand.
   u8 dst, src;
+  /// What the handler found out about this Op when it first ran, and under which generation it
+  /// holds (thunk.hpp): translated host code. The handler's own.
+  mutable const void* cached = nullptr;
+  mutable u64 cached_generation = 0;
 };
 
 /// An exception on its way to the guest (SDM 3A chapter 6).
