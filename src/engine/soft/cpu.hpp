@@ -21,6 +21,7 @@
 #include "machine/cpu_state.hpp"
 #include "machine/exit.hpp"
 
+// Handlers include access.hpp as well: the inline bodies of read, write, modify, push, pop.
 namespace skerry::soft {
 
 using machine::Segment;
@@ -54,6 +55,11 @@ struct Op {
   /// holds (thunk.hpp): translated host code. The handler's own.
   mutable const void* cached = nullptr;
   mutable u64 cached_generation = 0;
+};
+
+/// What a segment register lets through outside 64-bit mode: offsets in [lo, end). end = 0: nothing.
+struct Reach {
+  u64 lo = 0, read_end = 0, write_end = 0;
 };
 
 /// An exception on its way to the guest (SDM 3A chapter 6).
@@ -106,15 +112,14 @@ enum Flag : u64 {
 };
 constexpr u64 kArithmeticFlags = CF | PF_ | AF | ZF | SF | OF_;
 
-/// Arithmetic flags, computed when asked for. CF and OF are kept as they were computed, the rest
-/// follow from the last result.
+/// Arithmetic flags, computed when asked for (arith.hpp). ZF, SF and PF follow from the last result,
+/// CF, OF and AF from the vector of carries out of each bit; the spare bits of that vector correct
+/// SF and PF where no single result can express what was loaded into EFLAGS.
 struct LazyFlags {
-  // Representation is arith.hpp's business.
-  u64 result = 1;    ///< last result, sign-extended to 64 bits: ZF (== 0), SF (sign)
-  u64 carries = 0;   ///< carry-out vector normalised to 64 bits: bit 63 CF, bits 63^62 OF, bit 3 AF
-  u8 parity_of = 1;  ///< PF is the parity of this byte
-  bool sign_fix = false,
-       zero_fix = false;  ///< set by writes of EFLAGS that no single result can express
+  u64 result = 1;  ///< last result, sign-extended to 64 bits: ZF (== 0), SF (bit 63), PF (low byte)
+  /// Bit 63: CF. Bit 62: CF ^ OF (the carry into the sign bit). Bit 3: AF. Bits 8-15: to be XORed
+  /// into the low byte of the result for PF. Bit 0: to be XORed into SF. Other bits: anything.
+  u64 carries = 0;
 };
 
 struct Cpu {
@@ -136,6 +141,8 @@ struct Cpu {
 
   std::array<Segment, 6> seg{};
   std::array<u64, 8> seg_base{};  ///< the effective bases: 0 for ES CS SS DS in 64-bit mode
+  std::array<Reach, 6> reach{};   ///< limits and types of seg, outside 64-bit mode
+  bool align_check = false;       ///< CR0.AM, EFLAGS.AC, CPL 3: misaligned data accesses are #AC
 
   /// Everything else architectural (CRs, MSRs, DRs, xsave area...). gpr, rip, rflags and seg above
   /// are the live copies while running; load()/save() exchange them.
@@ -180,6 +187,16 @@ struct Cpu {
   template <class T>
   [[nodiscard]] bool system_write(u64 linear, T value);
 
+  // ---- what repeated string instructions need
+  /// An interrupt, single step, kick... waits: update rCX, rSI, rDI for the elements that are done and
+  /// return Flow::branch with rip unchanged (the instruction starts again later).
+  bool interrupted() const { return attention.load(std::memory_order_relaxed) != 0; }
+  /// Call after each element, once its registers are updated: forgets the logged device accesses, so
+  /// that the next element makes its own.
+  void element_done() {
+    if (io_used) forget_io();
+  }
+
   /// Ports: permission (IOPL, TSS bitmap) included. size 1, 2, 4.
   [[nodiscard]] bool port_in(u16 port, u8 size, u32& value);
   [[nodiscard]] bool port_out(u16 port, u8 size, u32 value);
@@ -199,6 +216,28 @@ struct Cpu {
 
   u64 eflags() const;          ///< rflags with the arithmetic flags
   void set_eflags(u64 value);  ///< all bits; masks nothing
+
+  // ---- mode (mode.cpp). Whoever changes CR0, CR4, EFER, a segment register, RFLAGS.VM/AC/TF/IF or CPL
+  // calls one of these and ends the block (Flow::end or branch).
+  void update_mode();      ///< everything derived: after CRs, EFER, segments, CPL, VM
+  void update_segment(u8 segment);  ///< base and reach of one segment register
+  void select_tlb();       ///< after CPL, EFLAGS.AC or SMAP alone
+  void set_cpl(u8 value);  ///< and select_tlb()
+
+  // ---- the out-of-line halves of read, write, modify (mmu.cpp)
+  struct Access;
+  bool prepare(Access& access, u8 segment, u64 offset, u32 size, bool write);
+  bool prepare_linear(Access& access, u64 linear, u32 size, bool write, bool system);
+  bool load_from(Access& access, void* to);
+  bool store_to(Access& access, const void* from);
+  void stored(Access& access);  ///< after a direct store to access.piece[].host
+  bool read_slow(u8 segment, u64 offset, void* to, u32 size);
+  bool write_slow(u8 segment, u64 offset, const void* from, u32 size);
+  void forget_io();
+  static void split_lock(bool take);
+
+  std::atomic<u32> attention{0};  ///< core.hpp: Attention bits; any thread sets them
+  bool io_used = false;           ///< the I/O log is not empty
 
   bool pending_exit = false;  ///< cpu.exit is filled in
   machine::Exit exit = machine::Interrupted{};
