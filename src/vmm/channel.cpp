@@ -1,0 +1,261 @@
+#include "vmm/channel.hpp"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+#include <cerrno>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+#include "vmm/terminal.hpp"
+
+namespace skerry::vmm {
+namespace {
+
+constexpr size_t kQueueLimit = 4 * MiB;
+constexpr size_t kInputLimit = 4 * KiB;
+constexpr u8 kEscape = 1;  // Ctrl-A
+
+/// Empties a queue of bytes into a descriptor on a thread of its own.
+class OutputQueue {
+ public:
+  ~OutputQueue() {
+    {
+      std::lock_guard guard(mutex_);
+      ending_ = true;
+    }
+    changed_.notify_all();
+    if (thread_.joinable()) thread_.join();
+  }
+  void start() {
+    thread_ = std::thread([this] { main(); });
+  }
+  void set_fd(int fd) {
+    std::lock_guard guard(mutex_);
+    fd_ = fd;
+    if (fd < 0) queue_.clear();
+    changed_.notify_all();
+  }
+  void write(std::span<const u8> data) {
+    std::unique_lock guard(mutex_);
+    changed_.wait(guard, [&] { return fd_ < 0 || ending_ || queue_.size() < kQueueLimit; });
+    if (fd_ < 0) return;
+    queue_.insert(queue_.end(), data.begin(), data.end());
+    changed_.notify_all();
+  }
+  void flush() {
+    std::unique_lock guard(mutex_);
+    changed_.wait(guard, [&] { return fd_ < 0 || (queue_.empty() && !busy_); });
+  }
+
+ private:
+  void main() {
+    std::unique_lock guard(mutex_);
+    for (;;) {
+      changed_.wait(guard, [&] { return ending_ || (fd_ >= 0 && !queue_.empty()); });
+      if (queue_.empty() || fd_ < 0) {
+        if (ending_) return;
+        continue;
+      }
+      std::vector<u8> chunk;
+      chunk.swap(queue_);
+      busy_ = true;
+      int fd = fd_;
+      changed_.notify_all();
+      guard.unlock();
+      bool good = write_fully(fd, chunk);
+      guard.lock();
+      busy_ = false;
+      if (!good && fd_ == fd) fd_ = -1;  // the reader went away: later output has nowhere to go
+      changed_.notify_all();
+    }
+  }
+  // stdout may be non-blocking when it is shared with somebody who made it so.
+  static bool write_fully(int fd, std::span<const u8> data) {
+    while (!data.empty()) {
+      ssize_t n = ::write(fd, data.data(), data.size());
+      if (n > 0) {
+        data = data.subspan(static_cast<size_t>(n));
+      } else if (errno == EAGAIN) {
+        pollfd p{fd, POLLOUT, 0};
+        ::poll(&p, 1, 1000);
+      } else if (errno != EINTR) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<u8> queue_;
+  int fd_ = -1;
+  bool ending_ = false, busy_ = false;
+  std::thread thread_;
+};
+
+class NullChannel final : public Channel {
+  void write(std::span<const u8>) override {}
+  void set_input(Accept) override {}
+  void room() override {}
+  void flush() override {}
+};
+
+class FdChannel : public Channel {
+ public:
+  FdChannel(EventLoop& loop, EscapeHandler escape) : loop_(loop), escape_(std::move(escape)) {
+    output_.start();
+  }
+  ~FdChannel() override {
+    if (listener_) loop_.unwatch(listener_.get());
+    stop_input();
+  }
+
+  Result<> open_stdio() {
+    output_.set_fd(STDOUT_FILENO);
+    make_terminal_raw();
+    if (::isatty(STDIN_FILENO) == 0) escape_ = nullptr;  // piped bytes are the guest's, all of them
+    input_ = STDIN_FILENO;
+    return {};
+  }
+  Result<> open_file(const std::string& path) {
+    file_ = TRY(Fd::open(path, O_WRONLY | O_CREAT | O_TRUNC));
+    output_.set_fd(file_.get());
+    return {};
+  }
+  Result<> listen(const std::string& path) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    if (path.size() >= sizeof address.sun_path)
+      return fail_hint("use a shorter path, such as one under /tmp",
+                       "the socket path {} is too long", path);
+    std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+    listener_ = Fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!listener_) return fail_errno("cannot create a socket");
+    ::unlink(path.c_str());
+    if (::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0 ||
+        ::listen(listener_.get(), 1) < 0)
+      return fail_errno(fmt::format("cannot listen on {}", path));
+    return loop_.watch(listener_.get(), EPOLLIN, [this](u32) { accept_client(); });
+  }
+
+  void write(std::span<const u8> data) override { output_.write(data); }
+  void flush() override { output_.flush(); }
+  void set_input(Accept accept) override {
+    loop_.post([this, accept = std::move(accept)] {
+      accept_ = accept;
+      start_input();
+    });
+  }
+  void room() override {
+    if (!starved_.exchange(false)) return;
+    loop_.post([this] { offer(); });
+  }
+
+ private:
+  void accept_client() {
+    Fd client(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    if (!client) return;
+    stop_input();
+    client_ = std::move(client);
+    output_.set_fd(client_.get());
+    input_ = client_.get();
+    start_input();
+  }
+  void start_input() {
+    if (input_ < 0 || !accept_ || watching_) return;
+    // Regular files cannot be polled; /dev/null and files simply have no more to say after their
+    // end.
+    watching_ = loop_.watch(input_, EPOLLIN, [this](u32) { read_some(); }).has_value();
+    if (!watching_) read_to_end_in_turns();
+  }
+  void stop_input() {
+    if (watching_) loop_.unwatch(input_);
+    watching_ = false;
+  }
+  void read_to_end_in_turns() {
+    loop_.post([this] {
+      if (pending_.size() < kInputLimit && !read_some()) return;
+      if (starved_) {
+        resume_file_ = true;
+      } else {
+        read_to_end_in_turns();
+      }
+    });
+  }
+  // False at the end of the input.
+  bool read_some() {
+    u8 buffer[1024];
+    ssize_t n = ::read(input_, buffer, sizeof buffer);
+    if (n < 0 && (errno == EINTR || errno == EAGAIN)) return true;
+    if (n <= 0) {
+      stop_input();
+      if (client_ && input_ == client_.get()) output_.set_fd(-1);
+      input_ = -1;
+      return false;
+    }
+    for (ssize_t i = 0; i < n; ++i) take(buffer[i]);
+    offer();
+    return true;
+  }
+  void take(u8 byte) {
+    if (escape_ && escaped_) {
+      escaped_ = false;
+      if (byte == 'a' || byte == kEscape) {
+        pending_.push_back(kEscape);
+      } else {
+        escape_(static_cast<char>(byte));
+      }
+    } else if (escape_ && byte == kEscape) {
+      escaped_ = true;
+    } else {
+      pending_.push_back(byte);
+    }
+  }
+  void offer() {
+    if (!accept_) return;
+    size_t took = accept_(pending_);
+    pending_.erase(pending_.begin(), pending_.begin() + static_cast<long>(took));
+    if (pending_.empty()) {
+      if (std::exchange(resume_file_, false)) read_to_end_in_turns();
+      if (!watching_ && !file_input_ended()) start_input();
+      return;
+    }
+    starved_ = true;
+    // The escape key must work even when the guest does not read: keep reading up to a bound.
+    if (pending_.size() >= kInputLimit && !escape_) stop_input();
+    if (pending_.size() >= kInputLimit && escape_) pending_.resize(kInputLimit);
+  }
+  bool file_input_ended() const { return input_ < 0; }
+
+  EventLoop& loop_;
+  EscapeHandler escape_;
+  OutputQueue output_;
+  Fd file_, listener_, client_;
+  int input_ = -1;
+  bool watching_ = false, escaped_ = false, resume_file_ = false;
+  std::atomic<bool> starved_{false};
+  std::vector<u8> pending_;
+  Accept accept_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Channel>> open_channel(const schema::SerialSpec& spec, EventLoop& loop,
+                                              EscapeHandler escape) {
+  if (spec.kind == schema::SerialKind::none) return std::make_unique<NullChannel>();
+  auto channel = std::make_unique<FdChannel>(loop, std::move(escape));
+  switch (spec.kind) {
+    case schema::SerialKind::stdio: TRY_VOID(channel->open_stdio()); break;
+    case schema::SerialKind::file: TRY_VOID(channel->open_file(spec.path)); break;
+    case schema::SerialKind::unix_: TRY_VOID(channel->listen(spec.path)); break;
+    case schema::SerialKind::none: break;
+  }
+  return channel;
+}
+
+}  // namespace skerry::vmm
