@@ -1,0 +1,69 @@
+#include "storage/disk_worker.hpp"
+
+namespace skerry::storage {
+
+DiskWorker::DiskWorker(Disk& disk, std::function<void()> done)
+    : disk_(disk), done_(std::move(done)), thread_([this] { run(); }) {}
+
+DiskWorker::~DiskWorker() {
+  {
+    std::lock_guard guard(mutex_);
+    ending_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+void DiskWorker::submit(Job job) {
+  {
+    std::lock_guard guard(mutex_);
+    jobs_.push_back(std::move(job));
+  }
+  wake_.notify_one();
+}
+
+std::vector<DiskWorker::Done> DiskWorker::take() {
+  std::lock_guard guard(mutex_);
+  return std::exchange(finished_, {});
+}
+
+void DiskWorker::wait_idle() {
+  std::unique_lock guard(mutex_);
+  idle_.wait(guard, [&] { return jobs_.empty() && !busy_; });
+}
+
+Result<> DiskWorker::perform(const Job& job) {
+  switch (job.op) {
+    case Op::read: return disk_.readv(job.offset, job.memory);
+    case Op::write:
+      TRY_VOID(disk_.writev(job.offset, job.memory));
+      return job.durable ? disk_.flush() : Result<>{};
+    case Op::flush: break;
+  }
+  return disk_.flush();
+}
+
+void DiskWorker::run() {
+  std::unique_lock guard(mutex_);
+  for (;;) {
+    wake_.wait(guard, [&] { return ending_ || !jobs_.empty(); });
+    if (jobs_.empty()) return;
+    Job job = std::move(jobs_.front());
+    jobs_.pop_front();
+    busy_ = true;
+    guard.unlock();
+    Result<> result = perform(job);
+    guard.lock();
+    bool first = finished_.empty();
+    finished_.push_back({job.token, std::move(result)});
+    if (first) {  // more of them are found by the same take()
+      guard.unlock();
+      done_();
+      guard.lock();
+    }
+    busy_ = false;
+    if (jobs_.empty()) idle_.notify_all();
+  }
+}
+
+}  // namespace skerry::storage
