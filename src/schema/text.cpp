@@ -81,6 +81,7 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 
 std::string_view nearest(std::string_view word, std::span<const std::string_view> choices) {
   std::string_view best;
+  if (word.size() > 64) return best;  // no name is that long
   size_t best_distance = std::max<size_t>(1, word.size() / 3) + 1;
   for (auto choice : choices) {
     size_t distance = edit_distance(word, choice);
