@@ -5,14 +5,38 @@
 
 namespace skerry::memory {
 
+DirtyMap::DirtyMap(u64 bytes)
+    : pages_((bytes + kPageSize - 1) / kPageSize),
+      words_((pages_ + 63) / 64),
+      code_(static_cast<CodePage*>(std::calloc(pages_ ? pages_ : 1, sizeof(CodePage)))) {
+  // All-zero bytes are a valid CodePage: lock-free atomics have no other state.
+  static_assert(std::atomic<u64>::is_always_lock_free && sizeof(CodePage) == 16);
+  SKERRY_CHECK(code_ != nullptr, "out of memory for the code map");
+}
+
 std::vector<u64> DirtyMap::take() {
   std::vector<u64> bits(words_.size());
-  for (size_t i = 0; i < bits.size(); ++i) bits[i] = words_[i].exchange(0, std::memory_order_acq_rel);
+  for (size_t i = 0; i < bits.size(); ++i)
+    bits[i] = words_[i].exchange(0, std::memory_order_acq_rel);
+  if (taken) taken();
   return bits;
 }
 
+void DirtyMap::code_written(u64 page, u64 first, u64 last) {
+  u64 start = page * kPageSize;
+  unsigned low = first > start ? static_cast<unsigned>((first - start) / 64) : 0;
+  unsigned high = last - start >= kPageSize ? 63 : static_cast<unsigned>((last - start) / 64);
+  u64 mask = (~u64{0} << low) & (~u64{0} >> (63 - high));
+  CodePage& code = code_[page];
+  if (!(code.granules.load(std::memory_order_relaxed) & mask)) return;
+  // The whole page is forgotten: engines mark it again when they check what they decoded from it.
+  code.granules.store(0, std::memory_order_seq_cst);
+  code.version.fetch_add(1, std::memory_order_seq_cst);
+}
+
 Result<std::unique_ptr<GuestMemory>> GuestMemory::create(u64 bytes) {
-  if (bytes == 0 || bytes > 1024 * GiB) return fail("a guest can have from 4 KiB to 1 TiB of memory");
+  if (bytes == 0 || bytes > 1024 * GiB)
+    return fail("a guest can have from 4 KiB to 1 TiB of memory");
   std::unique_ptr<GuestMemory> memory(new GuestMemory);
   u64 size = memory->ram_size_ = align_up(bytes, kPageSize);
   memory->fd_ = Fd(::memfd_create("skerry-ram", MFD_CLOEXEC));
@@ -21,11 +45,13 @@ Result<std::unique_ptr<GuestMemory>> GuestMemory::create(u64 bytes) {
     return fail_errno(fmt::format("cannot make {} MiB of guest memory", size / MiB));
   void* base = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
                       memory->fd_.get(), 0);
-  if (base == MAP_FAILED) return fail_errno(fmt::format("cannot map {} MiB of guest memory", size / MiB));
+  if (base == MAP_FAILED)
+    return fail_errno(fmt::format("cannot map {} MiB of guest memory", size / MiB));
   memory->base_ = static_cast<u8*>(base);
   u64 low = std::min<u64>(size, kHoleStart);
   memory->slots_.push_back({0, low, memory->base_, 0, true});
-  if (size > low) memory->slots_.push_back({kHighStart, size - low, memory->base_ + low, low, true});
+  if (size > low)
+    memory->slots_.push_back({kHighStart, size - low, memory->base_ + low, low, true});
   memory->dirty_ = std::make_unique<DirtyMap>(size);
   return memory;
 }

@@ -1,16 +1,18 @@
 // Guest RAM: the only door to it.
 //
-// RAM is one memfd, so it can be shared, snapshotted copy-on-write and handed over. It appears to the
-// guest as ranges ("slots") of guest-physical addresses: low memory up to the 32-bit hole, the rest from
-// 4 GiB, and ROMs. Every copy is bounds-checked and marks the DirtyMap in the same call. Engines map
-// slots themselves and mark what their guest code writes.
+// RAM is one memfd, so it can be shared, snapshotted copy-on-write and handed over. It appears to
+// the guest as ranges ("slots") of guest-physical addresses: low memory up to the 32-bit hole, the
+// rest from 4 GiB, and ROMs. Every copy is bounds-checked and marks the DirtyMap in the same call.
+// Engines map slots themselves and mark what their guest code writes.
 //
-// Threading: slots are fixed before vCPUs start; afterwards all calls are thread-safe in the sense of
-// memory itself: concurrent accesses may interleave byte by byte, aligned loads and stores up to 8 bytes
-// are atomic.
+// Threading: slots are fixed before vCPUs start; afterwards all calls are thread-safe in the sense
+// of memory itself: concurrent accesses may interleave byte by byte, aligned loads and stores up to
+// 8 bytes are atomic.
 #pragma once
 
 #include <atomic>
+#include <cstdlib>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -25,23 +27,51 @@ namespace skerry::memory {
 using Gpa = u64;
 
 constexpr u64 kPageSize = 4096;
-/// RAM below 4 GiB ends at most here; the rest of the first 4 GiB is the hole for devices (Q35: ECAM at
-/// 0xb000'0000, PCI windows, IOAPIC, HPET, LAPIC, firmware).
+/// RAM below 4 GiB ends at most here; the rest of the first 4 GiB is the hole for devices (Q35:
+/// ECAM at 0xb000'0000, PCI windows, IOAPIC, HPET, LAPIC, firmware).
 constexpr Gpa kHoleStart = 0xb000'0000;
 constexpr Gpa kHighStart = 0x1'0000'0000;
 
-/// One bit per 4 KiB page of RAM, by offset in the memfd. Thread-safe.
+/// Which parts of a page of RAM an engine has decoded instructions from.
+struct CodePage {
+  std::atomic<u64> granules{0};  ///< one bit per 64 bytes that holds decoded code
+  std::atomic<u32> version{0};   ///< changes after any store into such a granule
+};
+
+/// One bit per 4 KiB page of RAM, by offset in the memfd. Thread-safe. Also tells an engine that
+/// keeps decoded instructions when memory that they came from has been written.
 class DirtyMap {
  public:
-  explicit DirtyMap(u64 bytes) : words_((bytes / kPageSize + 63) / 64) {}
+  explicit DirtyMap(u64 bytes);
+  /// [offset, offset + length) has just been written. Offsets beyond RAM (ROMs) are ignored.
   void mark(u64 offset, u64 length) {
     if (length == 0) return;
-    for (u64 page = offset / kPageSize; page <= (offset + length - 1) / kPageSize; ++page) {
+    // The store comes before the look at `granules`; a decoder sets a granule before it reads the
+    // bytes.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    u64 last = offset + length - 1;
+    for (u64 page = offset / kPageSize; page <= last / kPageSize && page < pages_; ++page) {
       u64 mask = u64{1} << (page % 64);
       auto& word = words_[page / 64];
-      if (!(word.load(std::memory_order_relaxed) & mask)) word.fetch_or(mask, std::memory_order_relaxed);
+      if (!(word.load(std::memory_order_relaxed) & mask))
+        word.fetch_or(mask, std::memory_order_relaxed);
+      if (code_[page].granules.load(std::memory_order_relaxed)) [[unlikely]]
+        code_written(page, offset, last);
     }
   }
+  /// Only the bit of one page, before a store.
+  void mark_page(u64 offset) {
+    u64 page = offset / kPageSize, mask = u64{1} << (page % 64);
+    auto& word = words_[page / 64];
+    if (!(word.load(std::memory_order_relaxed) & mask))
+      word.fetch_or(mask, std::memory_order_relaxed);
+  }
+  u64 pages() const { return pages_; }
+  /// `offset` is below the size given at construction.
+  CodePage& code(u64 offset) { return code_[offset / kPageSize]; }
+  /// Called by take() once the bits are cleared, before it returns: engines whose guest code writes
+  /// to pages already marked dirty without asking again make it ask. Set before vCPUs start.
+  std::function<void()> taken;
   bool test(u64 offset) const {
     u64 page = offset / kPageSize;
     return (words_[page / 64].load(std::memory_order_relaxed) >> (page % 64)) & 1;
@@ -50,12 +80,18 @@ class DirtyMap {
   std::vector<u64> take();
 
  private:
+  void code_written(u64 page, u64 first, u64 last);
+  struct Free {
+    void operator()(CodePage* p) const { std::free(p); }
+  };
+  u64 pages_;
   std::vector<std::atomic<u64>> words_;
+  std::unique_ptr<CodePage[], Free> code_;  ///< calloc'ed: untouched pages cost nothing
 };
 
 struct Slot {
   Gpa start = 0;
-  u64 size = 0;    ///< bytes, a multiple of the page size
+  u64 size = 0;  ///< bytes, a multiple of the page size
   u8* host = nullptr;
   u64 offset = 0;  ///< of the slot's first byte in the memfd
   bool writable = true;
@@ -75,8 +111,8 @@ class GuestMemory {
   int fd() const { return fd_.get(); }
   DirtyMap& dirty() { return *dirty_; }
 
-  /// Host address of [at, at + length) if all of it is inside one slot, else nullptr. The caller marks
-  /// what it writes with mark_dirty.
+  /// Host address of [at, at + length) if all of it is inside one slot, else nullptr. The caller
+  /// marks what it writes with mark_dirty.
   u8* host(Gpa at, u64 length) const {
     for (const Slot& s : slots_)
       if (at >= s.start && length <= s.size && at - s.start <= s.size - length)

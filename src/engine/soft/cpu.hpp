@@ -57,7 +57,8 @@ struct Op {
   mutable u64 cached_generation = 0;
 };
 
-/// What a segment register lets through outside 64-bit mode: offsets in [lo, end). end = 0: nothing.
+/// What a segment register lets through outside 64-bit mode: offsets in [lo, end). end = 0:
+/// nothing.
 struct Reach {
   u64 lo = 0, read_end = 0, write_end = 0;
 };
@@ -112,15 +113,20 @@ enum Flag : u64 {
 };
 constexpr u64 kArithmeticFlags = CF | PF_ | AF | ZF | SF | OF_;
 
-/// Arithmetic flags, computed when asked for (arith.hpp). ZF, SF and PF follow from the last result,
-/// CF, OF and AF from the vector of carries out of each bit; the spare bits of that vector correct
-/// SF and PF where no single result can express what was loaded into EFLAGS.
+/// Arithmetic flags, computed when asked for (arith.hpp). ZF, SF and PF follow from the last
+/// result, CF, OF and AF from the vector of carries out of each bit; the spare bits of that vector
+/// correct SF and PF where no single result can express what was loaded into EFLAGS.
 struct LazyFlags {
   u64 result = 1;  ///< last result, sign-extended to 64 bits: ZF (== 0), SF (bit 63), PF (low byte)
   /// Bit 63: CF. Bit 62: CF ^ OF (the carry into the sign bit). Bit 3: AF. Bits 8-15: to be XORed
   /// into the low byte of the result for PF. Bit 0: to be XORed into SF. Other bits: anything.
   u64 carries = 0;
 };
+
+/// 48-bit linear addresses (5-level paging is not offered).
+constexpr bool canonical(u64 linear) {
+  return static_cast<u64>(static_cast<i64>(linear << 16) >> 16) == linear;
+}
 
 struct Cpu {
   // ---- integer state; slot 16 is always 0 (no base/index), slot 17 holds the next instruction's
@@ -188,11 +194,11 @@ struct Cpu {
   [[nodiscard]] bool system_write(u64 linear, T value);
 
   // ---- what repeated string instructions need
-  /// An interrupt, single step, kick... waits: update rCX, rSI, rDI for the elements that are done and
-  /// return Flow::branch with rip unchanged (the instruction starts again later).
+  /// An interrupt, single step, kick... waits: update rCX, rSI, rDI for the elements that are done
+  /// and return Flow::branch with rip unchanged (the instruction starts again later).
   bool interrupted() const { return attention.load(std::memory_order_relaxed) != 0; }
-  /// Call after each element, once its registers are updated: forgets the logged device accesses, so
-  /// that the next element makes its own.
+  /// Call after each element, once its registers are updated: forgets the logged device accesses,
+  /// so that the next element makes its own.
   void element_done() {
     if (io_used) forget_io();
   }
@@ -217,12 +223,12 @@ struct Cpu {
   u64 eflags() const;          ///< rflags with the arithmetic flags
   void set_eflags(u64 value);  ///< all bits; masks nothing
 
-  // ---- mode (mode.cpp). Whoever changes CR0, CR4, EFER, a segment register, RFLAGS.VM/AC/TF/IF or CPL
-  // calls one of these and ends the block (Flow::end or branch).
-  void update_mode();      ///< everything derived: after CRs, EFER, segments, CPL, VM
+  // ---- mode (mode.cpp). Whoever changes CR0, CR4, EFER, a segment register, RFLAGS.VM/AC/TF/IF or
+  // CPL calls one of these and ends the block (Flow::end or branch).
+  void update_mode();               ///< everything derived: after CRs, EFER, segments, CPL, VM
   void update_segment(u8 segment);  ///< base and reach of one segment register
-  void select_tlb();       ///< after CPL, EFLAGS.AC or SMAP alone
-  void set_cpl(u8 value);  ///< and select_tlb()
+  void select_tlb();                ///< after CPL, EFLAGS.AC or SMAP alone
+  void set_cpl(u8 value);           ///< and select_tlb()
 
   // ---- the out-of-line halves of read, write, modify (mmu.cpp)
   struct Access;

@@ -1,0 +1,92 @@
+// Decoded code: blocks of Ops, kept per vCPU and keyed by guest-physical address and decode mode.
+//
+// A block ends at a control transfer, at an instruction after which mode, paging or interrupts may
+// differ, or at the end of its page; an instruction that crosses a page is a block of its own.
+// Blocks are valid while the version of the page(s) they came from (memory::CodePage) is the one
+// they were checked under: any store into decoded code, by whatever vCPU or device, changes it. A
+// stale block whose bytes turn out unchanged is kept.
+//
+// Owned by the vCPU's thread; only CodePage is shared.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "engine/soft/cpu.hpp"
+#include "memory/guest_memory.hpp"
+
+namespace skerry::soft {
+
+/// Which table rows the guest's CPUID allows (features.cpp).
+struct Features {
+  std::vector<bool> row;  ///< by isa row index; empty: everything
+};
+
+/// What decoding depends on besides the bytes.
+struct DecodeKey {
+  u64 gpa = 0;
+  u8 mode = 0;  ///< code_bits | protected << 7
+};
+
+struct Block {
+  u64 gpa = ~u64{0};   ///< of the first byte
+  u64 gpa2 = ~u64{0};  ///< of the second page if the only instruction crosses into it
+  u8 mode = 0;
+  bool checked = false;  ///< versions are meaningful
+  u16 bytes = 0;         ///< length of the code
+  u32 count = 0;
+  u32 version = 0, version2 = 0;
+  memory::CodePage *code = nullptr, *code2 = nullptr;
+  Op* ops = nullptr;
+  u8* copy = nullptr;  ///< the bytes it was decoded from
+  /// Successors in the same page that were found before, by offset in the page.
+  struct Link {
+    u32 at = ~u32{0};
+    Block* to = nullptr;
+  } link[2];
+
+  bool current() const {
+    return code->version.load(std::memory_order_acquire) == version &&
+           (!code2 || code2->version.load(std::memory_order_acquire) == version2);
+  }
+};
+
+class BlockCache {
+ public:
+  explicit BlockCache(Cpu::Core& core);
+  ~BlockCache();
+
+  /// The block at linear address `linear` in the current mode, valid now. Null: fault recorded (#PF
+  /// while fetching, #GP for a too long instruction; #UD comes as a block whose op raises it).
+  Block* find(u64 linear);
+  /// The block that runs now was overwritten by its own code: its remaining ops lead back to the
+  /// run loop, which decodes anew.
+  void abandon(Block& block);
+  void clear();
+
+  Block* running = nullptr;  ///< null while no block's ops are being run
+
+ private:
+  static constexpr u32 kSlots = 1 << 15;
+  static constexpr u64 kLimit = 96 * MiB;
+  Block* decode(u64 linear, u64 gpa, Block* reuse);
+  bool revalidate(Block& block);
+  void* allocate(u64 size);
+  void watch(memory::CodePage& code, u64 host_page, u64 granules);
+
+  Cpu::Core& core_;
+  std::vector<Block*> slots_;
+  std::vector<std::unique_ptr<u8[]>> chunks_;
+  u64 chunk_used_ = 0, total_ = 0;
+};
+
+/// The handlers by class; null: not implemented, #UD. integer.cpp..., vector.cpp..., system.cpp.
+Handler select_integer(const isa::Insn& insn);
+Handler select_vector(const isa::Insn& insn);
+Handler select_system(const isa::Insn& insn);
+Handler handler_for(const isa::Insn& insn);
+
+/// Fills in everything of `op` but `run` from `insn`.
+void prepare_op(Op& op, const isa::Insn& insn);
+
+}  // namespace skerry::soft

@@ -1,0 +1,122 @@
+// Core: the rest of a software vCPU, which instruction handlers seldom need: physical memory, MMU
+// state, the I/O log, decoded blocks, debug state, its LAPIC and its siblings.
+//
+// One Core per vCPU, owned by its thread. Other threads touch only Cpu::attention and the members
+// marked "any thread".
+#pragma once
+
+#include <mutex>
+#include <vector>
+
+#include "base/clock.hpp"
+#include "base/log.hpp"
+#include "engine/soft/access.hpp"
+#include "engine/soft/block.hpp"
+#include "machine/engine.hpp"
+
+namespace skerry::soft {
+
+/// Bits of Cpu::attention.
+enum Attention : u32 {
+  kInterrupt = 1,  ///< look at the LAPIC
+  kKick = 2,       ///< return Interrupted
+  kNmi = 4,        ///< an NMI was injected
+  kFlush = 8,      ///< other threads want write TLB entries gone
+  kCareful = 16,   ///< one instruction at a time: TF, breakpoints, interrupt shadow, replay
+};
+
+/// What the vCPUs of one machine share.
+struct Shared {
+  machine::EngineSetup setup;
+  std::vector<memory::Slot> slots;
+  u64 physical_mask = 0;  ///< bits of a guest-physical address that exist (CPUID 0x80000008)
+  Features features;      ///< what the guest's CPUID allows
+  std::mutex mutex;       ///< guards `cores`
+  std::vector<Cpu::Core*> cores;  ///< any thread, with `mutex`
+
+  /// Makes every vCPU but `self` drop its write entries for this host page (0: all of them), and
+  /// waits until none of them can use one any more. Any thread; `self` may be null.
+  void flush_writes(Cpu::Core* self, u64 host_page);
+};
+
+/// One access to a device that an unfinished instruction has made (see cpu.hpp).
+struct IoEntry {
+  u64 at;
+  u64 value;
+  u8 size;
+  bool write, port;
+};
+
+/// The outcome of a page walk.
+struct Walk {
+  u64 gpa = 0;
+  unsigned shift = 12;  ///< of the page
+  bool writable = true, user = true, execute = true, global = false, dirty = true;
+};
+
+struct Cpu::Core {
+  Core(Cpu& cpu, Shared& shared, unsigned index, machine::LocalApic* lapic);
+  ~Core();
+
+  Cpu& cpu;
+  Shared& shared;
+  const unsigned index;
+  machine::LocalApic* const lapic;  ///< may be null in tests
+  memory::GuestMemory& memory;
+
+  // ---- physical memory (physical.cpp)
+  struct Page {
+    u8* host = nullptr;  ///< null: no memory there
+    u64 offset = 0;      ///< in the memfd
+    bool writable = false;
+  };
+  Page page(u64 gpa) const;
+  bool device_access(u64 at, u8 size, bool write, bool port, u64& value);
+  u64 read_physical(u64 gpa, u32 size) const;  ///< all ones outside memory
+  bool write_physical(u64 gpa, const void* from, u32 size);
+
+  std::vector<IoEntry> io_log;
+  u32 io_next = 0;
+
+  // ---- page tables (walk.cpp)
+  std::array<u64, 4> pdptr{};  ///< PAE, as loaded by MOV CR3
+  /// Loads pdptr; false if a reserved bit is set (#GP).
+  bool load_pdptrs(u64 cr3);
+  enum class Use : u8 { read, write, execute };
+  /// Translates; sets accessed and dirty bits if `touch`. False: `error` is the #PF code.
+  bool walk(u64 linear, Use use, bool user, bool system, bool touch, Walk& out, u32& error);
+
+  // ---- MMU (mmu.cpp)
+  bool translate(u64 linear, bool write, bool system, Access::Piece& out);
+  /// Guest-physical address of an instruction byte; fills the fetch TLB. False: fault recorded.
+  bool translate_code(u64 linear, u64& gpa);
+  bool watched(u64 linear_page) const;
+  void check_watches(u64 linear, u32 size, bool write);
+
+  // ---- code (block.cpp)
+  BlockCache blocks;
+
+  // ---- interrupts and debugging (events.cpp)
+  u64 trap_bits = 0;  ///< DR6 bits of #DB traps due after the current instruction
+  machine::DebugRequest debug;
+  u64 debug_hit = 0;  ///< watchpoint address that hit
+  bool debug_stop = false;
+  bool careful() const;
+  void update_careful();              ///< sets or clears kCareful
+  std::atomic<bool> nmi_line{false};  ///< any thread
+
+  // ---- other threads' requests
+  std::atomic<bool> running{false};  ///< inside run()
+  std::atomic<u64> flush_posted{0}, flush_done{0};
+  std::mutex flush_mutex;
+  std::vector<u64> flush_pages;  ///< host pages, 0 for all; with flush_mutex
+  void serve_flush();
+
+  // ---- time
+  u64 tsc_offset = 0;  ///< guest TSC = host TSC + this
+  u64 guest_tsc() const { return host_tsc() + tsc_offset; }
+
+  u64 instructions = 0;
+};
+
+}  // namespace skerry::soft
