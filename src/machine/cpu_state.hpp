@@ -174,7 +174,8 @@ struct LapicState {
   u32 ldr = 0, dfr = 0xffffffff;  ///< xAPIC mode
   u32 svr = 0xff;
   std::array<u32, 8> isr{}, tmr{}, irr{};
-  u32 esr = 0;
+  u32 esr = 0;          ///< as the guest reads it
+  u32 esr_pending = 0;  ///< errors since, which the next write to ESR makes visible
   u32 icr_low = 0, icr_high = 0;
   u32 lvt_cmci = 0x10000, lvt_timer = 0x10000, lvt_thermal = 0x10000, lvt_perf = 0x10000;
   u32 lvt_lint0 = 0x10000, lvt_lint1 = 0x10000, lvt_error = 0x10000;
@@ -192,6 +193,7 @@ struct LapicState {
     v.field("tmr", s.tmr);
     v.field("irr", s.irr);
     v.field("esr", s.esr);
+    v.field("esr_pending", s.esr_pending);
     v.field("icr_low", s.icr_low);
     v.field("icr_high", s.icr_high);
     v.field("lvt_cmci", s.lvt_cmci);
