@@ -35,10 +35,10 @@ enum class OperandKind : u8 {
   debug,
   st,  ///< reg 0-7, relative to TOP
   mmx,
-  vector,       ///< XMM/YMM/ZMM by size 16/32/64, reg 0-31
-  mask,         ///< k0-k7
-  memory,       ///< Insn::mem
-  immediate,    ///< Insn::imm, sign- or zero-extended as the instruction does
+  vector,     ///< XMM/YMM/ZMM by size 16/32/64, reg 0-31
+  mask,       ///< k0-k7
+  memory,     ///< Insn::mem
+  immediate,  ///< Insn::imm, sign- or zero-extended as the instruction does, to Operand::size bytes
   immediate2,   ///< Insn::imm2: ENTER's level, EXTRQ/INSERTQ's second byte
   relative,     ///< Insn::imm is the displacement from the next instruction
   far_pointer,  ///< Insn::imm offset, Insn::imm2 selector
@@ -48,7 +48,7 @@ struct Operand {
   OperandKind kind = OperandKind::none;
   u8 reg = 0;
   u16 size = 0;  ///< bytes; 0 for memory that is only addressed (LEA, INVLPG, PREFETCH) or has a
-                 ///< state-dependent size
+                 ///< state-dependent size. Embedded broadcast: the element's size
   bool read = false, write = false;
   bool implicit = false;  ///< not written in assembly: RAX of MUL, XMM0 of PBLENDVB
 };
@@ -88,6 +88,7 @@ struct Insn {
   u8 pp = 0, vvvv = 0, vector_length = 0;  ///< VEX/EVEX: pp, register number, 0/1/2 = 128/256/512
   bool w = false, evex_b = false, evex_z = false;
   u8 evex_aaa = 0;
+  u8 evex_rc = 0;  ///< rounding mode (0-3) when evex_b is set on a register form with {er}
 
   const Operand* memory_operand() const {
     for (const Operand& o : op)
