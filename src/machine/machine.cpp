@@ -121,6 +121,12 @@ void Machine::resume() {
   for (auto& cpu : cpus_) cpu->unpark();
 }
 
+void Machine::resume_only(unsigned cpu) {
+  clock_.start();
+  loop_->reconsider_timers();
+  cpus_[cpu]->unpark();
+}
+
 void Machine::pause() {
   for (auto& cpu : cpus_) cpu->park();
   for (auto& cpu : cpus_) cpu->wait_parked();

@@ -55,6 +55,8 @@ class Machine final : public Surroundings, public Control {
   /// Starts the threads, vCPUs parked in their boot state.
   Result<> power_on();
   void resume();
+  /// One vCPU runs, the others stay parked: for debuggers.
+  void resume_only(unsigned cpu);
   /// All vCPUs stand between two instructions, the clock stands still, backends are quiet.
   void pause();
   /// While paused: everything back to power-on.

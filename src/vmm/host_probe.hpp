@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/fd.hpp"
 #include "schema/machine_spec.hpp"
 
 namespace skerry::vmm {

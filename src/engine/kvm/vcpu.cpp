@@ -203,7 +203,7 @@ Result<> KvmVcpu::load(const CpuState& state) {
     return fail_errno("KVM refuses XCR0");
   kvm_xsave xsave{};
   xsave_to_host(state, {reinterpret_cast<u8*>(xsave.region), sizeof xsave.region});
-  TRY(call(fd, KVM_SET_XSAVE, &xsave, "the floating-point and vector registers"));
+  TRY(call(fd, number::kSetXsave, &xsave, "the floating-point and vector registers"));
   kvm_debugregs debug = to_kvm_debugregs(state);
   TRY(call(fd, KVM_SET_DEBUGREGS, &debug, "the debug registers"));
   TRY_VOID(load_msrs(state));
@@ -223,7 +223,7 @@ Result<> KvmVcpu::save(CpuState& state) {
   kvm_xcrs xcrs{};
   if (::ioctl(fd, KVM_GET_XCRS, &xcrs) == 0 && xcrs.nr_xcrs > 0) state.xcr0 = xcrs.xcrs[0].value;
   kvm_xsave xsave{};
-  TRY(call(fd, KVM_GET_XSAVE, &xsave, "to read the vector registers"));
+  TRY(call(fd, number::kGetXsave, &xsave, "to read the vector registers"));
   xsave_from_host({reinterpret_cast<u8*>(xsave.region), sizeof xsave.region}, state);
   kvm_debugregs debug{};
   TRY(call(fd, KVM_GET_DEBUGREGS, &debug, "to read the debug registers"));
