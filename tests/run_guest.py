@@ -1,0 +1,194 @@
+#!/usr/bin/env python3
+"""Boots the guests of tests/guests.toml with `skerry run` and checks what they say.
+
+  run_guest.py --list [--engine E]                       names of the rows
+  run_guest.py --skerry BIN --engine soft NAME...        run rows here
+  run_guest.py --skerry BIN --engine kvm --lab NAME...   run rows in the KVM lab (tests/guests/lab)
+  run_guest.py --probe                                   is everything here? 0, or 77 and the reason
+
+Without a NAME all rows of the engine run. Exit status: 0 all well, 1 a row failed, 77 something that the
+rows need is not here. --verbose shows the guest's output as it comes. $SKERRY_TEST_SCALE (a number)
+stretches the time limits for slow builds and hosts.
+"""
+import argparse
+import os
+import pathlib
+import re
+import selectors
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+
+HERE = pathlib.Path(__file__).resolve().parent
+GUESTS = pathlib.Path(os.environ.get("SKERRY_GUESTS") or pathlib.Path(
+    os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "skerry/guests")
+SKIP = 77
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def rows(engine=None):
+    document = tomllib.loads((HERE / "guests.toml").read_text())
+    result = {}
+    for name, row in document["guest"].items():
+        if isinstance(row.get("checks"), str):
+            row["checks"] = document["sets"][row["checks"]]
+        if engine is None or engine == "auto" or engine in row.get("engines", ["soft", "kvm"]):
+            result[name] = row
+    return result
+
+
+def missing(kernels):
+    """Why the rows cannot run, or None."""
+    for kernel in kernels:
+        if not (GUESTS / kernel / "initrd").exists():
+            return f"no guest image {GUESTS / kernel}; make it with: tests/guests/make"
+    if kernels and not (GUESTS / "disk.img").exists():
+        return "no disk image; make it with: tests/guests/make"
+    return None
+
+
+class Run:
+    """One boot: its output with the time of each line, and how it ended."""
+
+    def __init__(self, command, typed, limit, verbose):
+        self.lines, self.status, self.began = [], None, time.monotonic()
+        self.pending, self.typed = "", list(typed)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                   stderr=subprocess.STDOUT)
+        selector = selectors.DefaultSelector()
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while True:
+            left = self.began + limit - time.monotonic()
+            if left <= 0:
+                process.kill()
+                break
+            if not selector.select(min(left, 1)):
+                continue
+            data = os.read(process.stdout.fileno(), 65536)
+            if not data:
+                break
+            text = data.decode("utf-8", "replace").replace("\r", "")
+            if verbose:
+                sys.stdout.write(text)
+                sys.stdout.flush()
+            self.take(text, process)
+        self.take("\n", process)
+        try:
+            self.status = process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self.timed_out = left <= 0
+        self.took = time.monotonic() - self.began
+
+    def take(self, text, process):
+        self.pending += text
+        *whole, self.pending = self.pending.split("\n")
+        now = time.monotonic() - self.began
+        self.lines += [(now, ESCAPES.sub("", line)) for line in whole]
+        # A line is typed when the shell asks for one.
+        if self.typed and ESCAPES.sub("", self.pending).endswith("# "):
+            self.pending += "\n"
+            try:
+                process.stdin.write((self.typed.pop(0) + "\n").encode())
+                process.stdin.flush()
+            except BrokenPipeError:
+                pass
+
+    def when(self, what):
+        return next((at for at, line in self.lines if what in line), None)
+
+
+def run_row(name, row, args):
+    kernel = GUESTS / row["kernel"]
+    with tempfile.TemporaryDirectory(prefix="skerry-guest-") as scratch:
+        append = ["console=ttyS0", "quiet", "panic=-1", row.get("append", ""),
+                  f"skerry.cpus={row.get('cpus', 1)}", f"skerry.epoch={int(time.time())}"]
+        command = [args.skerry, "run", "--engine", args.engine, "--kernel", str(kernel / "vmlinuz"),
+                   "--initrd", str(kernel / "initrd"), "--append", " ".join(a for a in append if a),
+                   "--cpus", str(row.get("cpus", 1)), "--memory", row.get("memory", "512M"),
+                   *row.get("options", [])]
+        if row.get("disk", "rw") != "none":
+            disk = pathlib.Path(scratch) / "disk.img"
+            shutil.copyfile(GUESTS / "disk.img", disk)
+            command += ["--disk", f"path={disk}" + (",readonly" if row.get("disk") == "ro" else "")]
+        scale = float(os.environ.get("SKERRY_TEST_SCALE", "1"))
+        run = Run(command, row.get("input", []), row["timeout"] * scale, args.verbose)
+
+    said = [line for _, line in run.lines]
+    wrong = []
+    if run.timed_out:
+        wrong.append(f"not done within {row['timeout'] * scale:.0f} s")
+    elif run.status != row.get("status", 0):
+        wrong.append(f"exit status {run.status}, expected {row.get('status', 0)}")
+    wrong += [line for line in said if "SKERRY-CHECK:" in line and "FAILED" in line]
+    for check in row.get("checks", []):
+        if not any(re.search(rf"SKERRY-CHECK: {re.escape(check)} ok\b", line) for line in said):
+            wrong.append(f"no '{check} ok'")
+    # The echo of what was typed must not pass for the answer.
+    for text in row.get("expect", []):
+        if not any(text in line and "# " not in line for line in said):
+            wrong.append(f"no '{text}'")
+    if not any("SKERRY-INIT: uptime" in line for line in said):
+        wrong.append("init was not reached")
+
+    if wrong and not args.verbose:
+        print("\n".join("    " + " ".join(command[i:i + 2]) for i in range(0, len(command), 2)))
+        print("\n".join(f"{at:8.2f} {line}" for at, line in run.lines[-200:]))
+    if args.timing:
+        init, done = run.when("SKERRY-INIT: uptime"), run.when("SKERRY-CHECK: done")
+        if init is not None and done is not None:
+            print(f"timing boot {init:.2f}\ntiming checks {done - init:.2f}"
+                  f"\ntiming power-off {run.took - done:.2f}")
+    print(f"{'FAILED' if wrong else 'ok':6} {args.engine} {name} {run.took:.1f} s"
+          + "".join(f"\n       {w}" for w in wrong), flush=True)
+    return not wrong
+
+
+def in_lab(args, names):
+    """The same command again inside the lab, without --lab."""
+    chosen = rows(args.engine)
+    limit = 120 + sum(chosen[name]["timeout"] for name in names)
+    again = ["python3", str(HERE / "run_guest.py"), "--skerry", str(pathlib.Path(args.skerry).resolve()),
+             "--engine", args.engine] + (["--verbose"] if args.verbose else []) + names
+    return subprocess.run([str(HERE / "guests/lab"), "--timeout", str(limit), "--", *again]).returncode
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--engine", choices=["soft", "kvm", "auto"])
+    parser.add_argument("--skerry")
+    for flag in ("list", "probe", "lab", "verbose", "timing"):
+        parser.add_argument("--" + flag, action="store_true")
+    args = parser.parse_args()
+    chosen = rows(args.engine)
+    if args.list:
+        print("\n".join(chosen))
+        return 0
+    unknown = [name for name in args.names if name not in chosen]
+    if unknown:
+        parser.error(f"no row {unknown[0]} for this engine; there are: {' '.join(chosen)}")
+    names = args.names or list(chosen)
+    why = missing(sorted({chosen[name]["kernel"] for name in names}))
+    if args.lab and not shutil.which("qemu-system-x86_64"):
+        why = why or "the KVM lab needs qemu-system-x86_64"
+    if why:
+        print(f"skipped: {why}")
+        return SKIP
+    if args.probe:
+        return 0
+    if not args.skerry or not args.engine:
+        parser.error("--skerry and --engine are needed")
+    if args.lab:
+        return in_lab(args, names)
+    good = [run_row(name, chosen[name], args) for name in names]
+    print(f"{sum(good)} of {len(good)} guests well on engine {args.engine}")
+    return 0 if all(good) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
