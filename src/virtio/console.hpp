@@ -42,7 +42,8 @@ class Console final : public VirtioDevice {
   void deactivate() override { input_ = output_ = nullptr; }
   void quiesce() override { quiet_ = true; }
   bool notify(unsigned queue) override;
-  void reset() override { state_ = {}; }
+  /// What the host has sent already still reaches the next driver.
+  void reset() override {}
   void save(state::Image& image) const override { image.put(name_, state_); }
   Result<> load(const state::Image& image) override;
 

@@ -27,6 +27,7 @@ Chain::Chain(Chain&& other) noexcept
       head_(other.head_),
       read_(std::move(other.read_)),
       write_(std::move(other.write_)),
+      touched_(std::move(other.touched_)),
       readable_(other.readable_),
       writable_(other.writable_) {}
 
@@ -38,6 +39,7 @@ Chain& Chain::operator=(Chain&& other) noexcept {
   head_ = other.head_;
   read_ = std::move(other.read_);
   write_ = std::move(other.write_);
+  touched_ = std::move(other.touched_);
   readable_ = other.readable_;
   writable_ = other.writable_;
   return *this;
@@ -47,29 +49,41 @@ Chain::~Chain() {
   complete(0);
 }
 
-std::vector<iovec> Chain::span(const std::vector<Segment>& part, u64 offset, u64 length) const {
-  std::vector<iovec> out;
+std::vector<Segment> Chain::cut(const std::vector<Segment>& part, u64 offset, u64 length) const {
+  std::vector<Segment> out;
   for (const Segment& s : part) {
     if (length == 0) break;
     if (offset >= s.length) {
       offset -= s.length;
       continue;
     }
-    u64 step = std::min<u64>(s.length - offset, length);
-    u8* host = queue_->memory_.host(s.at + offset, step);
-    SKERRY_CHECK(host, "a checked segment left guest memory");
-    out.push_back({host, step});
+    u32 step = static_cast<u32>(std::min<u64>(s.length - offset, length));
+    out.push_back({s.at + offset, step});
     length -= step;
     offset = 0;
   }
   return out;
 }
 
-std::vector<iovec> Chain::readable_span(u64 offset, u64 length) const {
-  return queue_ ? span(read_, offset, length) : std::vector<iovec>{};
+std::vector<iovec> Chain::view(const std::vector<Segment>& part) const {
+  std::vector<iovec> out;
+  for (const Segment& s : part) {
+    u8* host = queue_->memory_.host(s.at, s.length);
+    SKERRY_CHECK(host, "a checked segment left guest memory");
+    out.push_back({host, s.length});
+  }
+  return out;
 }
-std::vector<iovec> Chain::writable_span(u64 offset, u64 length) const {
-  return queue_ ? span(write_, offset, length) : std::vector<iovec>{};
+
+std::vector<iovec> Chain::readable_span(u64 offset, u64 length) const {
+  return queue_ ? view(cut(read_, offset, length)) : std::vector<iovec>{};
+}
+
+std::vector<iovec> Chain::writable_span(u64 offset, u64 length) {
+  if (!queue_) return {};
+  std::vector<Segment> part = cut(write_, offset, length);
+  touched_.insert(touched_.end(), part.begin(), part.end());
+  return view(part);
 }
 
 size_t Chain::read(u64 offset, std::span<u8> to) const {
@@ -94,8 +108,8 @@ size_t Chain::write(u64 offset, std::span<const u8> from) {
 void Chain::complete(u64 written) {
   Queue* queue = std::exchange(queue_, nullptr);
   if (!queue) return;
-  // All that the device may have touched, also after a failed read and after a reset.
-  for (const Segment& s : write_) queue->memory_.mark_dirty(s.at, s.length);
+  // Also what a failed request may have left behind, and after a reset.
+  for (const Segment& s : touched_) queue->memory_.mark_dirty(s.at, s.length);
   if (generation_ == queue->generation_)
     queue->use(head_, static_cast<u32>(std::min(written, writable_)));
 }

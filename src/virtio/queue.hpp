@@ -55,7 +55,7 @@ class Chain {
   /// Host views of [offset, offset + length) of a part, clipped to it. Valid as long as guest
   /// memory is.
   std::vector<iovec> readable_span(u64 offset, u64 length) const;
-  std::vector<iovec> writable_span(u64 offset, u64 length) const;
+  std::vector<iovec> writable_span(u64 offset, u64 length);
 
   /// Gives the buffers back, with `written` bytes of the writable part filled, and interrupts if
   /// the driver wants that.
@@ -64,12 +64,14 @@ class Chain {
  private:
   friend class Queue;
   Chain() = default;
-  std::vector<iovec> span(const std::vector<Segment>& part, u64 offset, u64 length) const;
+  std::vector<Segment> cut(const std::vector<Segment>& part, u64 offset, u64 length) const;
+  std::vector<iovec> view(const std::vector<Segment>& part) const;
 
   Queue* queue_ = nullptr;  ///< null once completed or moved from
   u32 generation_ = 0;
   u16 head_ = 0;
   std::vector<Segment> read_, write_;
+  std::vector<Segment> touched_;  ///< what of write_ the device may have written
   u64 readable_ = 0, writable_ = 0;
 };
 

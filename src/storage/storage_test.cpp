@@ -1,0 +1,156 @@
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+
+#include "storage/disk_worker.hpp"
+#include "storage/raw_disk.hpp"
+
+namespace skerry::storage {
+namespace {
+
+struct TempFile {
+  explicit TempFile(u64 size) {
+    char name[] = "/tmp/skerry-disk-XXXXXX";
+    Fd fd(::mkstemp(name));
+    path = name;
+    EXPECT_EQ(::ftruncate(fd.get(), static_cast<off_t>(size)), 0);
+  }
+  ~TempFile() { ::unlink(path.c_str()); }
+  std::string path;
+};
+
+iovec part(std::string& s) {
+  return {s.data(), s.size()};
+}
+
+TEST(RawDisk, ScattersAndGathers) {
+  TempFile file(4096);
+  auto disk = RawDisk::open(file.path, {}).value();
+  EXPECT_EQ(disk->size(), 4096u);
+  std::string a(512, 'a'), b(1024, 'b'), c(512, 0), d(1024, 0);
+  iovec out[] = {part(a), part(b)};
+  ASSERT_TRUE(disk->writev(512, out));
+  ASSERT_TRUE(disk->flush());
+  iovec in[] = {part(d), part(c)};
+  ASSERT_TRUE(disk->readv(512, in));
+  EXPECT_EQ(d, std::string(512, 'a') + std::string(512, 'b'));
+  EXPECT_EQ(c, std::string(512, 'b'));
+}
+
+TEST(RawDisk, RefusesWhatIsOutside) {
+  TempFile file(1024);
+  auto disk = RawDisk::open(file.path, {}).value();
+  std::string sector(512, 'x');
+  iovec one[] = {part(sector)}, three[] = {part(sector), part(sector), part(sector)};
+  EXPECT_FALSE(disk->writev(1024, one));
+  EXPECT_FALSE(disk->writev(~u64{0} - 511, one));
+  EXPECT_FALSE(disk->readv(0, three));
+  EXPECT_TRUE(disk->writev(512, one));
+}
+
+TEST(RawDisk, MoreSegmentsThanOneCallTakes) {
+  TempFile file(2 * MiB);
+  auto disk = RawDisk::open(file.path, {}).value();
+  std::string data(3000 * 512, 0);
+  for (size_t i = 0; i < data.size(); ++i) data[i] = static_cast<char>(i / 512);
+  std::vector<iovec> parts;
+  for (size_t i = 0; i < 3000; ++i) parts.push_back({data.data() + 512 * i, 512});
+  ASSERT_TRUE(disk->writev(0, parts));
+  std::string back(data.size(), 1);
+  iovec all[] = {part(back)};
+  ASSERT_TRUE(disk->readv(0, all));
+  EXPECT_EQ(back, data);
+}
+
+TEST(RawDisk, ErrorsSayHowToMend) {
+  auto missing = RawDisk::open("/nonexistent/disk.img", {});
+  ASSERT_FALSE(missing);
+  EXPECT_NE(missing.error().message().find("/nonexistent/disk.img"), std::string::npos);
+  EXPECT_NE(missing.error().hint.find("truncate"), std::string::npos);
+
+  EXPECT_FALSE(RawDisk::open("/tmp", {.readonly = true}));
+  EXPECT_FALSE(RawDisk::open("/dev/null", {}));
+  TempFile tiny(100);
+  auto small = RawDisk::open(tiny.path, {});
+  ASSERT_FALSE(small);
+  EXPECT_NE(small.error().what.find("100 bytes"), std::string::npos);
+}
+
+TEST(RawDisk, ReadOnlyFileSaysAddReadonly) {
+  TempFile file(1024);
+  ::chmod(file.path.c_str(), 0444);
+  pid_t child = ::fork();
+  if (child == 0) {  // root may write every file, so become somebody else
+    if (::geteuid() == 0 && ::setresuid(65534, 65534, 65534) < 0) ::_exit(3);
+    auto disk = RawDisk::open(file.path, {});
+    bool good = !disk && disk.error().hint.find(",readonly") != std::string::npos &&
+                RawDisk::open(file.path, {.readonly = true});
+    ::_exit(good ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+}
+
+TEST(RawDisk, SizeIsRoundedDown) {
+  TempFile file(1024 + 17);
+  EXPECT_EQ(RawDisk::open(file.path, {}).value()->size(), 1024u);
+}
+
+TEST(RawDisk, OneWriterOrManyReaders) {
+  TempFile file(1024);
+  {
+    auto writer = RawDisk::open(file.path, {}).value();
+    auto second = RawDisk::open(file.path, {});
+    ASSERT_FALSE(second);
+    EXPECT_NE(second.error().what.find("another machine"), std::string::npos);
+    EXPECT_FALSE(RawDisk::open(file.path, {.readonly = true}));
+  }
+  auto reader = RawDisk::open(file.path, {.readonly = true}).value();
+  EXPECT_TRUE(RawDisk::open(file.path, {.readonly = true}));
+  EXPECT_FALSE(RawDisk::open(file.path, {}));
+  std::string sector(512, 'x');
+  iovec one[] = {part(sector)};
+  EXPECT_FALSE(reader->writev(0, one));
+}
+
+TEST(RawDisk, AFileThatShrankIsAnError) {
+  TempFile file(4096);
+  auto disk = RawDisk::open(file.path, {}).value();
+  ASSERT_EQ(::truncate(file.path.c_str(), 1024), 0);
+  std::string sector(512, 0);
+  iovec one[] = {part(sector)};
+  EXPECT_TRUE(disk->readv(512, one));
+  EXPECT_FALSE(disk->readv(2048, one));
+}
+
+TEST(DiskWorker, DoesJobsInOrderAndTells) {
+  TempFile file(4096);
+  auto disk = RawDisk::open(file.path, {}).value();
+  std::atomic<int> told = 0;
+  std::string a(512, 'a'), b(512, 0);
+  DiskWorker worker(*disk, [&] { ++told; });
+  worker.submit({1, DiskWorker::Op::write, 0, {part(a)}, true});
+  worker.submit({2, DiskWorker::Op::read, 0, {part(b)}, false});
+  worker.submit({3, DiskWorker::Op::read, 8192, {part(b)}, false});
+  worker.submit({4, DiskWorker::Op::flush, 0, {}, false});
+  worker.wait_idle();
+  EXPECT_EQ(told, 1);  // once until somebody takes
+  auto done = worker.take();
+  ASSERT_EQ(done.size(), 4u);
+  for (u64 i = 0; i < 4; ++i) {
+    EXPECT_EQ(done[i].token, i + 1);
+    EXPECT_EQ(done[i].result.has_value(), i != 2);
+  }
+  EXPECT_EQ(b, a);
+  worker.submit({5, DiskWorker::Op::flush, 0, {}, false});
+  worker.wait_idle();
+  EXPECT_EQ(told, 2);
+}
+
+}  // namespace
+}  // namespace skerry::storage

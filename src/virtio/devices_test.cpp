@@ -1,0 +1,397 @@
+// What each virtio device does with good requests, and with bad ones of its own kind.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "virtio/blk.hpp"
+#include "virtio/console.hpp"
+#include "virtio/fake_driver.hpp"
+#include "virtio/memory_disk.hpp"
+#include "virtio/rng.hpp"
+
+namespace skerry::virtio {
+namespace {
+
+constexpr u64 kBasic = kFeatureVersion1 | kFeatureIndirect | kFeatureEventIdx;
+using B = FakeDriver::Buffer;
+
+i64 length_of(std::optional<FakeDriver::Used> used) {
+  return used ? i64{used->length} : -1;
+}
+
+struct BlkTest : testing::Test {
+  void plug(bool readonly = false, u64 size = 64 * KiB) {
+    auto owned = std::make_unique<MemoryDisk>(size, readonly);
+    disk = owned.get();
+    device = &rig.plug(std::make_unique<Blk>("disk0", rig.environment(), std::move(owned),
+                                             "serial-number-longer-than-20"));
+    driver.emplace(rig, 1);
+    ASSERT_TRUE(driver->start(kBasic | Blk::kFeatureFlush));
+  }
+  Gpa header(u32 type, u64 sector) {
+    Gpa at = driver->allocate(16);
+    (void)rig.memory->write_value<u32>(at, type);
+    (void)rig.memory->write_value<u64>(at + 8, sector);
+    return at;
+  }
+  /// Submits header, data, status; the status byte, or -1.
+  int request(u32 type, u64 sector, std::vector<B> data = {}) {
+    std::vector<B> all{{header(type, sector), 16, false}};
+    all.insert(all.end(), data.begin(), data.end());
+    Gpa status = driver->allocate(1);
+    (void)rig.memory->write_value<u8>(status, 0xee);
+    all.push_back({status, 1, true});
+    driver->put(0, all);
+    driver->kick(0);
+    auto used = driver->wait_used(0);
+    if (!used) return -1;
+    length = used->length;
+    return *rig.memory->read_value<u8>(status);
+  }
+  Rig rig;
+  MemoryDisk* disk = nullptr;
+  TransportPci* device = nullptr;
+  std::optional<FakeDriver> driver;
+  u32 length = 0;
+};
+
+TEST_F(BlkTest, Configuration) {
+  plug();
+  EXPECT_EQ(driver->read_config(0, 4), 128u);
+  EXPECT_EQ(driver->read_config(4, 4), 0u);
+  EXPECT_EQ(driver->read_config(12, 4), 254u);
+  EXPECT_EQ(driver->read_config(20, 4), 512u);
+  EXPECT_EQ(driver->read_config(60, 4), 0u);
+  EXPECT_FALSE(driver->offered() & Blk::kFeatureReadOnly);
+  EXPECT_EQ(driver->config_read(0x0a, 2), 0x0100u);
+}
+
+TEST_F(BlkTest, WritesAndReadsInScatteredPieces) {
+  plug();
+  Gpa a = driver->place(std::string(200, 'a')), b = driver->place(std::string(824, 'b'));
+  EXPECT_EQ(request(1, 3, {{a, 200, false}, {b, 824, false}}), 0);
+  EXPECT_EQ(length, 1u);
+  EXPECT_EQ(disk->bytes[3 * 512], 'a');
+  EXPECT_EQ(disk->bytes[3 * 512 + 199], 'a');
+  EXPECT_EQ(disk->bytes[3 * 512 + 200], 'b');
+  EXPECT_EQ(disk->bytes[5 * 512], 0);
+
+  rig.memory->dirty().take();
+  Gpa c = driver->allocate(1000), d = driver->allocate(24);
+  EXPECT_EQ(request(0, 3, {{c, 1000, true}, {d, 24, true}}), 0);
+  EXPECT_EQ(length, 1025u);
+  EXPECT_EQ(driver->text(c, 1000), std::string(200, 'a') + std::string(800, 'b'));
+  EXPECT_EQ(driver->text(d, 24), std::string(24, 'b'));
+  EXPECT_TRUE(rig.memory->dirty().test(c));
+  EXPECT_TRUE(rig.memory->dirty().test(d));
+}
+
+TEST_F(BlkTest, HeaderAndStatusMayShareBuffersWithData) {
+  plug();
+  disk->bytes[0] = 'z';
+  Gpa in = driver->allocate(513);
+  driver->put(0, {{header(0, 0), 8, false}, {0, 0, false}, {in, 513, true}});
+  driver->kick(0);
+  ASSERT_TRUE(driver->wait_used(0));  // a header of 8 bytes is none
+  EXPECT_EQ(driver->text(in, 1), std::string(1, '\0'));
+  Gpa h = header(0, 0);
+  driver->put(0, {{h, 4, false}, {h + 4, 12, false}, {in, 513, true}});
+  driver->kick(0);
+  auto used = driver->wait_used(0);
+  ASSERT_TRUE(used);
+  EXPECT_EQ(used->length, 513u);
+  EXPECT_EQ(driver->text(in, 1), "z");
+}
+
+TEST_F(BlkTest, FlushReachesTheDisk) {
+  plug();
+  Gpa a = driver->allocate(512);
+  EXPECT_EQ(request(1, 0, {{a, 512, false}}), 0);
+  EXPECT_TRUE(disk->dirty);
+  EXPECT_EQ(request(4, 0), 0);
+  EXPECT_FALSE(disk->dirty);
+  EXPECT_EQ(disk->flushes, 1u);
+  // A driver that cannot flush gets durable writes.
+  ASSERT_TRUE(driver->start(kBasic));
+  EXPECT_EQ(request(1, 0, {{a, 512, false}}), 0);
+  EXPECT_FALSE(disk->dirty);
+}
+
+TEST_F(BlkTest, Identity) {
+  plug();
+  Gpa id = driver->allocate(32);
+  EXPECT_EQ(request(8, 0, {{id, 20, true}}), 0);
+  EXPECT_EQ(driver->text(id, 20), "serial-number-longer");
+  EXPECT_EQ(length, 21u);
+  EXPECT_EQ(request(8, 0, {{id, 4, true}}), 0);
+  EXPECT_EQ(request(8, 0, {{id, 32, true}}), 0);
+  EXPECT_EQ(length, 20u);
+}
+
+TEST_F(BlkTest, RefusesWhatIsWrong) {
+  plug();
+  Gpa a = driver->allocate(4096);
+  EXPECT_EQ(request(0, 128, {{a, 512, true}}), 1);
+  EXPECT_EQ(request(0, 127, {{a, 512, true}}), 0);
+  EXPECT_EQ(request(0, 127, {{a, 1024, true}}), 1);
+  EXPECT_EQ(request(0, ~u64{0}, {{a, 512, true}}), 1);
+  EXPECT_EQ(request(0, u64{1} << 55, {{a, 512, true}}), 1);
+  EXPECT_EQ(request(1, 128, {{a, 512, false}}), 1);
+  EXPECT_EQ(request(1, 0, {{a, 100, false}}), 1);
+  EXPECT_EQ(request(0, 0, {{a, 100, true}}), 1);
+  EXPECT_EQ(request(11, 0, {{a, 512, false}}), 2);
+  EXPECT_EQ(request(0xffffffff, 0), 2);
+  EXPECT_EQ(request(0, 128), 0);  // nothing, at the end
+  EXPECT_EQ(request(0, 129), 1);
+  EXPECT_EQ(disk->bytes, std::vector<u8>(64 * KiB));
+}
+
+TEST_F(BlkTest, ReadOnly) {
+  plug(true);
+  EXPECT_TRUE(driver->offered() & Blk::kFeatureReadOnly);
+  Gpa a = driver->allocate(512);
+  EXPECT_EQ(request(1, 0, {{a, 512, false}}), 1);
+  EXPECT_EQ(request(0, 0, {{a, 512, true}}), 0);
+  EXPECT_EQ(request(4, 0), 0);
+}
+
+TEST_F(BlkTest, HostErrorsAreIoErrors) {
+  plug();
+  disk->failing = true;
+  Gpa a = driver->allocate(512);
+  testing::internal::CaptureStderr();
+  for (int i = 0; i < 30; ++i) EXPECT_EQ(request(0, 0, {{a, 512, true}}), 1);
+  std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_NE(log.find("the disk is on fire"), std::string::npos);
+  EXPECT_LE(std::count(log.begin(), log.end(), '\n'), 12);
+  disk->failing = false;
+  EXPECT_EQ(request(0, 0, {{a, 512, true}}), 0);
+}
+
+TEST_F(BlkTest, ResetWaitsForRequestsInFlight) {
+  plug();
+  disk->bytes[0] = 'q';
+  Gpa a = driver->allocate(512);
+  disk->hold();
+  driver->put(0, {{header(0, 0), 16, false}, {a, 512, true}, {driver->allocate(1), 1, true}});
+  driver->kick(0);
+  rig.run();
+  disk->wait_held();
+  std::atomic<bool> reset_done = false;
+  std::thread vcpu([&] {
+    driver->set(FakeDriver::device_status, 1, 0);
+    reset_done = true;
+  });
+  EXPECT_FALSE(reset_done);
+  disk->let_go();
+  vcpu.join();
+  // From here on the memory is the guest's: nothing may arrive any more.
+  (void)rig.memory->write_value<u8>(a, 'n');
+  rig.run();
+  EXPECT_EQ(driver->text(a, 1), "n");
+  ASSERT_TRUE(driver->start(kBasic));
+  EXPECT_EQ(request(0, 0, {{a, 512, true}}), 0);
+}
+
+TEST_F(BlkTest, QuiesceFinishesRequestsInFlight) {
+  plug();
+  Gpa a = driver->allocate(512);
+  disk->hold();
+  for (int i = 0; i < 5; ++i)
+    driver->put(0, {{header(0, 0), 16, false}, {a, 512, true}, {driver->allocate(1), 1, true}});
+  driver->kick(0);
+  rig.run();
+  disk->wait_held();
+  EXPECT_FALSE(driver->used(0));
+  disk->let_go();
+  {
+    std::lock_guard guard(rig.lock);
+    device->quiesce();
+  }
+  for (int i = 0; i < 5; ++i) EXPECT_TRUE(driver->used(0));
+  EXPECT_FALSE(driver->used(0));
+}
+
+TEST_F(BlkTest, AnotherDiskIsRefusedAtLoad) {
+  plug();
+  state::Image image;
+  device->save(image);
+  Rig other;
+  auto& smaller = other.plug(
+      std::make_unique<Blk>("disk0", other.environment(), std::make_unique<MemoryDisk>(32 * KiB)));
+  auto loaded = smaller.load(image);
+  ASSERT_FALSE(loaded);
+  EXPECT_NE(loaded.error().what.find("128 sectors"), std::string::npos);
+  EXPECT_EQ(smaller.status(), 0);
+}
+
+TEST_F(BlkTest, AGuestThatRunsMeanwhile) {
+  plug();
+  // A vCPU submits and reaps on its own thread while the event loop serves.
+  constexpr unsigned kRequests = 2000;
+  std::atomic<bool> ending = false;
+  std::thread loop([&] {
+    while (!ending) rig.loop->run_once(10);
+  });
+  struct Slot {
+    Gpa header, data, status;
+  };
+  std::vector<Slot> slots;
+  for (int i = 0; i < 16; ++i)
+    slots.push_back({header(0, i), driver->allocate(512), driver->allocate(1)});
+  for (int i = 0; i < 16; ++i) disk->bytes[512 * static_cast<u64>(i)] = static_cast<u8>(i + 1);
+  auto* used_index = reinterpret_cast<u16*>(rig.memory->host(driver->ring(0) + 0x6002, 2));
+  auto* avail_index = reinterpret_cast<u16*>(rig.memory->host(driver->ring(0) + 0x4002, 2));
+  unsigned submitted = 0, reaped = 0;
+  while (reaped < kRequests) {
+    while (submitted < kRequests && submitted - reaped < 16) {
+      unsigned i = submitted % 16;
+      auto first = static_cast<u16>(3 * i);
+      driver->descriptor(0, first, slots[i].header, 16, 1, first + 1);
+      driver->descriptor(0, first + 1, slots[i].data, 512, 3, first + 2);
+      driver->descriptor(0, first + 2, slots[i].status, 1, 2);
+      (void)rig.memory->write_value<u16>(
+          driver->ring(0) + 0x4004 + 2 * (submitted % driver->queue_entries(0)), first);
+      ++submitted;
+      std::atomic_ref(*avail_index).store(static_cast<u16>(submitted), std::memory_order_release);
+      driver->kick(0);
+    }
+    u16 now = std::atomic_ref(*used_index).load(std::memory_order_acquire);
+    if (now == static_cast<u16>(reaped)) std::this_thread::yield();
+    while (static_cast<u16>(reaped) != now) {
+      Gpa at = driver->ring(0) + 0x6004 + 8 * (reaped % driver->queue_entries(0));
+      unsigned i = *rig.memory->read_value<u32>(at) / 3;
+      ASSERT_LT(i, 16u);
+      EXPECT_EQ(*rig.memory->read_value<u8>(slots[i].data), i + 1);
+      EXPECT_EQ(*rig.memory->read_value<u8>(slots[i].status), 0);
+      ++reaped;
+    }
+  }
+  ending = true;
+  loop.join();
+}
+
+TEST(RngTest, FillsBuffersWithinBounds) {
+  Rig rig;
+  u8 next = 0;
+  rig.plug(std::make_unique<Rng>("rng0", [&](std::span<u8> to) {
+    ASSERT_LE(to.size(), 256u);
+    for (u8& b : to) b = ++next;
+  }));
+  FakeDriver driver(rig, 1);
+  ASSERT_TRUE(driver.start(kBasic));
+  Gpa a = driver.allocate(10), b = driver.allocate(20);
+  driver.put(0, {{a, 10, true}, {b, 20, true}});
+  driver.put(0, {{0x20'0000 + MiB, 8 * MiB, true}});
+  driver.put(0, {{a, 10, false}});  // nothing to fill
+  driver.kick(0);
+  EXPECT_EQ(length_of(driver.wait_used(0)), 30);
+  EXPECT_EQ(driver.text(b, 1), std::string(1, 11));
+  EXPECT_EQ(length_of(driver.wait_used(0)), i64{Rng::kMost});
+  EXPECT_EQ(length_of(driver.wait_used(0)), 0);
+}
+
+TEST(RngTest, HostEntropyDiffers) {
+  u8 a[64] = {}, b[64] = {};
+  Rng::host_entropy(a);
+  Rng::host_entropy(b);
+  EXPECT_NE(std::memcmp(a, b, sizeof a), 0);
+}
+
+struct ConsoleTest : testing::Test {
+  ConsoleTest() {
+    auto owned = std::make_unique<Console>("console0", [this](std::span<const u8> bytes) {
+      output.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    });
+    console = owned.get();
+    device = &rig.plug(std::move(owned));
+    driver.emplace(rig, 1);
+  }
+  size_t type(std::string_view text) {
+    std::lock_guard guard(rig.lock);
+    return console->receive({reinterpret_cast<const u8*>(text.data()), text.size()});
+  }
+  Rig rig;
+  std::string output;
+  Console* console = nullptr;
+  TransportPci* device = nullptr;
+  std::optional<FakeDriver> driver;
+};
+
+TEST_F(ConsoleTest, Output) {
+  ASSERT_TRUE(driver->start(kBasic));
+  driver->put(1, {{driver->place("hello, "), 7, false}, {driver->place("world\n"), 6, false}});
+  driver->kick(1);
+  ASSERT_TRUE(driver->wait_used(1));
+  EXPECT_EQ(output, "hello, world\n");
+  driver->put(1, {{0, 16 * MiB, false}});
+  driver->kick(1);
+  ASSERT_TRUE(driver->wait_used(1));
+  EXPECT_EQ(output.size(), 13 + Console::kLongest);
+}
+
+TEST_F(ConsoleTest, Input) {
+  EXPECT_EQ(type("early "), 6u);  // waits for the driver
+  ASSERT_TRUE(driver->start(kBasic | Console::kFeatureSize));
+  EXPECT_EQ(driver->read_config(0, 2), 80u);
+  EXPECT_EQ(driver->read_config(2, 2), 25u);
+  Gpa a = driver->allocate(4), b = driver->allocate(64);
+  driver->put(0, {{a, 4, true}});
+  driver->kick(0);
+  EXPECT_EQ(length_of(driver->wait_used(0)), 4);
+  EXPECT_EQ(driver->text(a, 4), "earl");
+  driver->put(0, {{b, 64, true}});
+  driver->kick(0);
+  EXPECT_EQ(length_of(driver->wait_used(0)), 2);
+  driver->put(0, {{b, 64, true}});
+  driver->kick(0);
+  rig.run();
+  EXPECT_FALSE(driver->used(0));  // nothing to say
+  type("late");
+  EXPECT_EQ(length_of(driver->wait_used(0)), 4);
+  EXPECT_EQ(driver->text(b, 4), "late");
+}
+
+TEST_F(ConsoleTest, InputIsBounded) {
+  int room = 0;
+  console->has_room = [&] { ++room; };
+  std::string much(100 * KiB, 'm');
+  EXPECT_EQ(type(much), Console::kPending);
+  EXPECT_EQ(type("x"), 0u);
+  ASSERT_TRUE(driver->start(kBasic));
+  driver->put(0, {{driver->allocate(100), 100, true}});
+  driver->kick(0);
+  ASSERT_TRUE(driver->wait_used(0));
+  EXPECT_EQ(room, 1);
+  EXPECT_EQ(console->room(), 100u);
+}
+
+TEST_F(ConsoleTest, PendingInputSurvivesASave) {
+  ASSERT_TRUE(driver->start(kBasic));
+  type("waiting");
+  state::Image image;
+  {
+    std::lock_guard guard(rig.lock);
+    device->quiesce();
+  }
+  driver->put(0, {{driver->allocate(16), 16, true}});
+  type("!");
+  EXPECT_FALSE(driver->used(0));  // quiesced: only remembered
+  device->save(image);
+  Console fresh("console0", [](std::span<const u8>) {});
+  ASSERT_TRUE(fresh.load(image));
+  EXPECT_EQ(fresh.room(), Console::kPending - 8);
+  ASSERT_TRUE(device->load(image));
+  auto used = driver->wait_used(0);
+  ASSERT_TRUE(used);
+  EXPECT_EQ(used->length, 8u);
+}
+
+TEST_F(ConsoleTest, EmergencyWrite) {
+  driver->set(TransportPci::kDevice + 8, 4, 'E');
+  EXPECT_EQ(output, "E");
+}
+
+}  // namespace
+}  // namespace skerry::virtio
