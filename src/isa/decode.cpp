@@ -233,6 +233,11 @@ bool Decoder::select() {
       insn_.row = c.row;
       insn_.sem = row_->sem;
       insn_.cls = row_->cls;
+      if (row_->opcode_bits == 4) insn_.condition = insn_.opcode & 15;
+      if (row_->sem == Sem::fcmov) {  // B, E, BE, U by ModRM.reg; DB negates
+        constexpr u8 kConditions[] = {2, 4, 6, 10};
+        insn_.condition = kConditions[insn_.modrm >> 3 & 3] | (insn_.opcode & 1);
+      }
       return insn_.encoding != Insn::Encoding::evex || evex_rules();
     }
   return invalid();

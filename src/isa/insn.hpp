@@ -71,7 +71,7 @@ struct Insn {
   u8 length = 0;     ///< bytes, 1-15
   u8 opsize = 0;     ///< effective operand size in bytes: 1 for byte forms, else 2, 4, 8
   u8 addrsize = 0;   ///< 2, 4, 8
-  u8 condition = 0;  ///< low nibble of the opcode of jcc, setcc, cmovcc
+  u8 condition = 0;  ///< low nibble of the opcode of jcc, setcc, cmovcc; fcmov alike
   bool lock = false, rep = false, repne = false;  ///< prefixes as given (rep = F3)
   bool prefix66 = false;
   u8 operands = 0;  ///< explicit ones first, then implicit

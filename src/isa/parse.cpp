@@ -441,12 +441,15 @@ void Parser::finish() {
       default: break;
     }
     if (o.size == Size::v || o.size == Size::z || o.size == Size::y) has_wide = true;
+    if (o.method == Method::P || o.method == Method::Q || o.method == Method::N)
+      row_.cls = Class::mmx;
     bool shift_count = o.method == Method::reg && o.reg == 1;
     if ((o.size == Size::b || o.mem_size == Size::b) && !shift_count && (o.read || o.write))
       has_byte = true;
   }
   row_.byte_form = has_byte && !has_wide && row_.encoding == Insn::Encoding::legacy &&
                    (row_.cls == Class::integer || row_.cls == Class::string);
+  if (row_.sem == Sem::emms) row_.cls = Class::mmx;
   if (row_.names.empty()) {
     row_.names = text_.name;
     if (row_.names.ends_with('_')) row_.names.remove_suffix(1);

@@ -21,6 +21,12 @@ constexpr RowText kRows[] = {
 #define SKERRY_CLASS system
 #include "isa/table_system.inc"
 #undef SKERRY_CLASS
+#define SKERRY_CLASS x87
+#include "isa/table_x87.inc"
+#undef SKERRY_CLASS
+#define SKERRY_CLASS sse
+#include "isa/table_sse.inc"
+#undef SKERRY_CLASS
 };
 
 #undef I
