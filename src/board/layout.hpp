@@ -41,7 +41,7 @@ constexpr u16 kPmBase = 0x600;     ///< ICH9 ACPI registers: PM1a at +0, PM time
 constexpr u16 kResetPort = 0xcf9;  ///< ICH9 13.7.5
 constexpr u8 kResetValue = 6;      ///< hard reset of the CPUs
 constexpr u16 kSmiCommand = 0xb2;
-constexpr u8 kAcpiEnable = 0xf1, kAcpiDisable = 0xf0;
+constexpr u8 kAcpiEnable = 2, kAcpiDisable = 3;  ///< as ICH9 firmware has them
 constexpr u8 kSciIrq = 9;
 constexpr u8 kCmosCentury = 0x32;
 

@@ -115,21 +115,29 @@ Result<> Machine::power_on() {
   return {};
 }
 
-void Machine::resume() {
+void Machine::wake() {
+  if (!paused_) return;
+  paused_ = false;
   clock_.start();
   loop_->reconsider_timers();
+  for (auto& wake : wake_) wake();
+}
+
+void Machine::resume() {
+  wake();
   for (auto& cpu : cpus_) cpu->unpark();
 }
 
 void Machine::resume_only(unsigned cpu) {
-  clock_.start();
-  loop_->reconsider_timers();
+  wake();
   cpus_[cpu]->unpark();
 }
 
 void Machine::pause() {
   for (auto& cpu : cpus_) cpu->park();
   for (auto& cpu : cpus_) cpu->wait_parked();
+  if (paused_) return;
+  paused_ = true;
   for (auto& quiesce : quiesce_) quiesce();
   clock_.stop();
 }

@@ -48,6 +48,8 @@ class Machine final : public Surroundings, public Control {
   void set_boot(std::function<Result<CpuState>()> boot) { boot_ = std::move(boot); }
   /// Stops backends from taking new requests and waits for those in flight; called while pausing.
   void add_quiesce(std::function<void()> quiesce) { quiesce_.push_back(std::move(quiesce)); }
+  /// Lets them go on; called while resuming.
+  void add_wake(std::function<void()> wake) { wake_.push_back(std::move(wake)); }
 
   const std::vector<std::unique_ptr<Device>>& devices() const { return devices_; }
 
@@ -95,7 +97,9 @@ class Machine final : public Surroundings, public Control {
   std::thread loop_thread_;
   std::vector<std::shared_ptr<void>> kept_;
   std::vector<std::unique_ptr<Device>> devices_;
-  std::vector<std::function<void()>> quiesce_;
+  std::vector<std::function<void()>> quiesce_, wake_;
+  bool paused_ = true;
+  void wake();
   std::function<Result<CpuState>()> boot_;
   VcpuHost host_;
   std::vector<std::unique_ptr<VcpuThread>> cpus_;

@@ -8,7 +8,8 @@ namespace skerry::schema {
 
 namespace {
 
-constexpr size_t max_serials = 4;    // COM1-COM4
+constexpr size_t max_serials = 4;  // COM1-COM4
+constexpr size_t max_consoles = 8;
 constexpr size_t max_disks = 24;     // slots of bus 0 that the board leaves free
 constexpr size_t max_modules = 64;   // bounds the loader's tables
 constexpr size_t max_append = 4095;  // Linux reads COMMAND_LINE_SIZE - 1 (arch/x86: 2048) or less
@@ -157,21 +158,24 @@ Result<> validate(const MachineSpec& spec) {
   }
 
   if (spec.serials.size() > max_serials) return fail("more than {} serial ports", max_serials);
+  if (spec.consoles.size() > max_consoles) return fail("more than {} consoles", max_consoles);
   size_t on_stdio = 0;
-  for (const SerialSpec& serial : spec.serials) {
-    bool takes_path = serial.kind == SerialKind::file || serial.kind == SerialKind::unix_;
-    on_stdio += serial.kind == SerialKind::stdio;
-    if (takes_path && serial.path.empty()) {
-      return fail("serial port of kind '{}' needs a path", name_of(serial.kind));
-    }
-    if (!takes_path && !serial.path.empty()) {
-      return fail("serial port of kind '{}' takes no path", name_of(serial.kind));
-    }
-    if (serial.kind == SerialKind::unix_) TRY_VOID(check_socket_path("serial", serial.path));
-  }
+  auto check = [&](const SerialSpec& line, std::string_view what) -> Result<> {
+    bool takes_path = line.kind == SerialKind::file || line.kind == SerialKind::unix_;
+    on_stdio += line.kind == SerialKind::stdio;
+    if (takes_path && line.path.empty())
+      return fail("{} of kind '{}' needs a path", what, name_of(line.kind));
+    if (!takes_path && !line.path.empty())
+      return fail("{} of kind '{}' takes no path", what, name_of(line.kind));
+    if (line.kind == SerialKind::unix_) return check_socket_path(what, line.path);
+    return {};
+  };
+  for (const SerialSpec& line : spec.serials) TRY_VOID(check(line, "serial port"));
+  for (const SerialSpec& line : spec.consoles) TRY_VOID(check(line, "console"));
   if (on_stdio > 1) {
     return fail_hint("lead all but one to file:PATH, unix:PATH or none",
-                     "{} serial ports on stdio: the terminal can only serve one", on_stdio);
+                     "{} serial ports and consoles on stdio: the terminal can only serve one",
+                     on_stdio);
   }
   return {};
 }

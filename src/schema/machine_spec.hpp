@@ -83,6 +83,7 @@ struct MachineSpec {
   std::vector<ModuleSpec> modules;
   std::vector<DiskSpec> disks;
   std::vector<SerialSpec> serials{SerialSpec{}};
+  std::vector<SerialSpec> consoles;
   bool debug_exit = false;
   std::string gdb;  ///< "" none; see parse_gdb
   bool no_reboot = false;
@@ -112,6 +113,10 @@ struct MachineSpec {
              .doc = "where COM1, COM2... lead; may be repeated (default: COM1 on stdio)",
              .option = "serial"},
             s.serials);
+    v.field({.name = "consoles",
+             .doc = "where the virtio consoles hvc0, hvc1... lead; may be repeated",
+             .option = "console"},
+            s.consoles);
     v.field({.name = "debug_exit",
              .doc = "a write of CODE to port 0xf4 ends the run with status (CODE << 1) | 1"},
             s.debug_exit);

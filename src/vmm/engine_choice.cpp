@@ -13,7 +13,8 @@ Result<ChosenEngine> choose_engine(schema::EngineChoice choice) {
     choice = verdict.engine;
     chosen.why = verdict.why;
   }
-  chosen.engine = choice == schema::EngineChoice::kvm ? TRY(kvm::create_engine()) : TRY(soft::create_engine());
+  chosen.engine =
+      choice == schema::EngineChoice::kvm ? TRY(kvm::create_engine()) : TRY(soft::create_engine());
   return chosen;
 }
 

@@ -1,4 +1,5 @@
-// skerry-vmm: the process of one VM. Started by `skerry run` (or, later, by skerryd), seldom by hand:
+// skerry-vmm: the process of one VM. Started by `skerry run` (or, later, by skerryd), seldom by
+// hand:
 //   skerry-vmm --spec-fd N       a MachineSpec as JSON on descriptor N
 //   skerry-vmm --doctor [--json] what this host can do
 #include <charconv>

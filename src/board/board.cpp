@@ -1,0 +1,349 @@
+#include "board/board.hpp"
+
+#include "board/acpi.hpp"
+#include "board/loader.hpp"
+#include "board/mptable.hpp"
+#include "board/smbios.hpp"
+#include "board/wiring.hpp"
+#include "devices/acpi_pm.hpp"
+#include "devices/debug_exit.hpp"
+#include "devices/fw_cfg.hpp"
+#include "devices/hpet.hpp"
+#include "devices/i8042.hpp"
+#include "devices/rtc.hpp"
+#include "devices/uart16550.hpp"
+#include "irq/apic_bus.hpp"
+#include "irq/lapic.hpp"
+#include "irq/pit.hpp"
+#include "pci/bus.hpp"
+#include "storage/raw_disk.hpp"
+#include "virtio/blk.hpp"
+#include "virtio/console.hpp"
+#include "virtio/rng.hpp"
+#include "virtio/transport_pci.hpp"
+
+namespace skerry::board {
+
+static_assert(kAcpiEnable == devices::AcpiPm::kAcpiEnable);
+static_assert(kAcpiDisable == devices::AcpiPm::kAcpiDisable);
+static_assert(kEcam.start == pci::kEcamBase && kEcam.size == pci::kEcamSize);
+
+using machine::Machine;
+
+struct Board::Parts {
+  schema::MachineSpec spec;
+  std::function<LineSink(size_t)> sinks;
+  machine::CpuidTable cpuid;
+  // What outlives the devices, which the machine owns.
+  std::vector<std::unique_ptr<machine::Registers>> plain;
+  irq::ApicBus apic_bus;
+  std::vector<std::unique_ptr<irq::Lapic>> lapics;
+  std::unique_ptr<Wires> wires;
+  std::optional<u16> pm_mapped;
+  std::unique_ptr<Machine> machine;
+  std::vector<Line> lines;
+
+  irq::Pic* pic = nullptr;
+  irq::Ioapic* ioapic = nullptr;
+  irq::Pit* pit = nullptr;
+  devices::Rtc* rtc = nullptr;
+  devices::AcpiPm* pm = nullptr;
+  pci::Bus* bus = nullptr;
+  pci::Lpc* lpc = nullptr;
+
+  Result<> set_up_engine(machine::Engine& engine);
+  void add_interrupt_controllers();
+  void add_timers();
+  void add_super_io();
+  void add_chipset();
+  void add_fw_cfg();
+  Result<> add_virtio();
+  Result<> add_function(std::unique_ptr<virtio::VirtioDevice> device);
+  Result<> add_cpus();
+  Result<machine::CpuState> boot();
+};
+
+namespace {
+
+BootRequest boot_request(const schema::MachineSpec& spec) {
+  BootRequest request{spec.kernel, spec.initrd, spec.append, {}};
+  for (const schema::ModuleSpec& m : spec.modules) request.modules.push_back({m.file, m.args});
+  return request;
+}
+
+u64 ram_above_4g(const memory::GuestMemory& memory) {
+  return memory.slots().size() > 1 ? memory.slots()[1].size : 0;
+}
+
+}  // namespace
+
+Result<> Board::Parts::set_up_engine(machine::Engine& engine) {
+  machine::EngineSetup setup;
+  setup.memory = &machine->memory();
+  setup.clock = &machine->clock();
+  setup.cpus = spec.cpus;
+  setup.tsc_hz = host_tsc_hz();
+  setup.extint = pic;
+  cpuid = TRY(build_cpuid({spec.cpu, spec.cpus, setup.tsc_hz}, engine.supported_cpuid()));
+  setup.cpuid = cpuid;
+  return engine.configure(setup);
+}
+
+void Board::Parts::add_interrupt_controllers() {
+  Machine& m = *machine;
+  machine::Engine& engine = m.engine();
+  pic = &m.add(std::make_unique<irq::Pic>(m.lock(), [this, &engine](bool level) {
+    if (engine.owns_lapic()) {
+      engine.set_extint(level);
+    } else if (!lapics.empty()) {
+      lapics[0]->set_lint(0, level);
+    }
+  }));
+  m.ports().map(0x20, 2, pic->master_ports(), "pic");
+  m.ports().map(0xa0, 2, pic->slave_ports(), "pic");
+  m.ports().map(0x4d0, 2, pic->elcr_ports(), "pic");
+}
+
+void Board::Parts::add_timers() {
+  Machine& m = *machine;
+  machine::MsiSink* sink = m.engine().owns_lapic() ? m.engine().msi_sink() : &apic_bus;
+  ioapic = &m.add(std::make_unique<irq::Ioapic>(*sink));
+  m.memory_space().map(kIoapic, irq::Ioapic::kWindow, *ioapic, "ioapic");
+  auto eoi = [this](u8 vector) {
+    std::lock_guard guard(machine->lock());
+    ioapic->eoi(vector);
+  };
+  apic_bus.set_eoi_callback(eoi);
+  m.vcpu_host().ioapic_eoi = eoi;
+  wires = std::make_unique<Wires>(*pic, *ioapic);
+
+  pit = &m.add(std::make_unique<irq::Pit>(m, wires->isa(0)));
+  m.ports().map(0x40, 4, pit->ports(), "pit");
+  m.ports().map(0x61, 1, pit->control_port(), "pit");
+  rtc = &m.add(std::make_unique<devices::Rtc>(
+      m, wires->isa(8),
+      devices::CmosConfig{m.memory().slots()[0].size, ram_above_4g(m.memory()), spec.cpus}));
+  m.ports().map(0x70, 2, rtc->ports(), "rtc");
+
+  devices::Hpet::Wiring wiring;
+  wiring.pin = [this](unsigned pin) -> machine::IrqLine& { return ioapic->pin(pin); };
+  wiring.irq0 = &wires->isa(0);
+  wiring.irq8 = &wires->isa(8);
+  wiring.legacy = [this](bool on) {
+    pit->mute_irq(on);
+    rtc->mute_irq(on);
+  };
+  auto& hpet = m.add(std::make_unique<devices::Hpet>(m, wiring));
+  m.memory_space().map(kHpet, devices::Hpet::kWindow, hpet, "hpet");
+}
+
+void Board::Parts::add_super_io() {
+  Machine& m = *machine;
+  for (size_t i = 0; i < spec.serials.size(); ++i) {
+    LineSink sink = sinks(i);
+    std::string name = fmt::format("serial{}", i);
+    auto& uart = m.add(std::make_unique<devices::Uart16550>(
+        name, m, wires->isa(kUarts[i].irq), devices::Uart16550::Host{sink.write, sink.room}));
+    m.ports().map(kUarts[i].port, 8, uart, name);
+    lines.push_back({name, [this, &uart](std::span<const u8> bytes) {
+                       std::lock_guard guard(machine->lock());
+                       return uart.receive(bytes);
+                     }});
+  }
+  auto& keyboard = m.add(std::make_unique<devices::I8042>(m, wires->isa(1), wires->isa(12)));
+  m.ports().map(0x60, 1, keyboard.data_port(), "i8042");
+  m.ports().map(0x64, 1, keyboard.command_port(), "i8042");
+  auto& post = m.add(std::make_unique<devices::PostPort>());
+  m.ports().map(0x80, 1, post, "post");
+  auto& port92 = m.add(std::make_unique<devices::Port92>(m));
+  m.ports().map(0x92, 1, port92, "port92");
+  if (spec.debug_exit) {
+    plain.push_back(std::make_unique<devices::DebugExit>(m));
+    m.ports().map(0xf4, 4, *plain.back(), "debug-exit");
+  }
+  // Where test guests and firmware print before they have a console.
+  plain.push_back(std::make_unique<devices::DebugConsole>([](u8 c) {
+    static thread_local std::string line;
+    if (c != '\n' && line.size() < 1000) {
+      line += static_cast<char>(c);
+      return;
+    }
+    trace(Trace::io, "debug console: {}", line);
+    line.clear();
+  }));
+  m.ports().map(0x402, 1, *plain.back(), "debug-console");
+}
+
+void Board::Parts::add_chipset() {
+  Machine& m = *machine;
+  machine::Engine& engine = m.engine();
+  pm = &m.add(
+      std::make_unique<devices::AcpiPm>(m, m, wires->isa(kSciIrq), devices::AcpiPm::Setup{}));
+  m.ports().map(kSmiCommand, 2, pm->smi_command(), "smi");
+
+  pci::Wiring wiring;
+  wiring.ports = &m.ports();
+  wiring.memory = &m.memory_space();
+  wiring.msi = engine.owns_lapic() ? engine.msi_sink() : &apic_bus;
+  wiring.intx = [this](unsigned device, unsigned pin) {
+    return lpc->pirq(pci::pirq_of(device, pin));
+  };
+  wiring.add_doorbell = [&engine](u64 at, u32 size, int fd) { engine.add_doorbell(at, size, fd); };
+  wiring.remove_doorbell = [&engine](u64 at, u32 size, int fd) {
+    engine.remove_doorbell(at, size, fd);
+  };
+  bus = &m.add(std::make_unique<pci::Bus>(wiring));
+  m.ports().map(pci::kConfigPort, pci::kConfigPorts, bus->ports(), "pci");
+  m.memory_space().map(pci::kEcamBase, pci::kEcamSize, bus->ecam(), "ecam");
+  auto& reset = m.add(std::make_unique<devices::ResetPort>(m));
+  m.ports().map(kResetPort, 1, reset, "reset");
+
+  lpc = &m.add(std::make_unique<pci::Lpc>(kPmBase, wires->lpc_outputs()));
+  lpc->pm_base_changed = [this](std::optional<u16> base) {
+    if (base == pm_mapped) return;
+    if (pm_mapped) machine->ports().unmap(*pm_mapped, pm->block());
+    if (base) machine->ports().map(*base, devices::AcpiPm::kBlockSize, pm->block(), "acpi-pm");
+    pm_mapped = base;
+  };
+  auto& bridge = m.add(std::make_unique<pci::HostBridge>());
+  bus->add(0, 0, bridge);
+  lpc->set_multifunction();
+  bus->add(31, 0, *lpc);
+  lpc->reset();
+}
+
+void Board::Parts::add_fw_cfg() {
+  Machine& m = *machine;
+  auto& fw = m.add(std::make_unique<devices::FwCfg>(m.memory()));
+  m.ports().map(0x510, 2, fw.ports(), "fw_cfg");
+  m.ports().map(0x514, 8, fw.dma_ports(), "fw_cfg");
+  fw.set_u64(devices::FwCfg::ram_size, m.memory().size());
+  fw.set_u16(devices::FwCfg::cpus, static_cast<u16>(spec.cpus));
+  fw.set_u16(devices::FwCfg::max_cpus, static_cast<u16>(spec.cpus));
+  fw.set_u16(devices::FwCfg::nographic, 1);
+}
+
+Result<> Board::Parts::add_function(std::unique_ptr<virtio::VirtioDevice> device) {
+  Machine& m = *machine;
+  auto slot = bus->free_device();
+  if (!slot) return fail("the machine has no free PCI slot for {}", device->name());
+  auto transport =
+      TRY(virtio::TransportPci::create({m.memory(), m.loop(), m.lock()}, std::move(device)));
+  auto& function = m.add(std::move(transport));
+  bus->add(*slot, 0, function);
+  m.add_quiesce([this, &function] {
+    std::lock_guard guard(machine->lock());
+    function.quiesce();
+  });
+  m.add_wake([this, &function] {
+    std::lock_guard guard(machine->lock());
+    function.resume();
+  });
+  return {};
+}
+
+Result<> Board::Parts::add_virtio() {
+  Machine& m = *machine;
+  virtio::Environment environment{m.memory(), m.loop(), m.lock()};
+  for (size_t i = 0; i < spec.disks.size(); ++i) {
+    const schema::DiskSpec& d = spec.disks[i];
+    auto disk = TRY(storage::RawDisk::open(d.path, {d.readonly}));
+    TRY_VOID(add_function(std::make_unique<virtio::Blk>(
+        fmt::format("disk{}", i), environment, std::move(disk), fmt::format("skerry{}", i))));
+  }
+  for (size_t i = 0; i < spec.consoles.size(); ++i) {
+    LineSink sink = sinks(spec.serials.size() + i);
+    std::string name = fmt::format("console{}", i);
+    auto device = std::make_unique<virtio::Console>(name, sink.write);
+    device->has_room = sink.room;
+    lines.push_back({name, [this, console = device.get()](std::span<const u8> bytes) {
+                       std::lock_guard guard(machine->lock());
+                       return console->receive(bytes);
+                     }});
+    TRY_VOID(add_function(std::move(device)));
+  }
+  return add_function(std::make_unique<virtio::Rng>("rng0"));
+}
+
+Result<> Board::Parts::add_cpus() {
+  Machine& m = *machine;
+  machine::Engine& engine = m.engine();
+  for (unsigned i = 0; i < spec.cpus; ++i) {
+    if (!engine.owns_lapic()) {
+      irq::LapicSetup setup;
+      setup.id = i;
+      setup.bsp = i == 0;
+      setup.physical_bits = physical_bits(cpuid);
+      setup.tsc_hz = host_tsc_hz();
+      auto& lapic = lapics.emplace_back(std::make_unique<irq::Lapic>(setup, m.clock(), apic_bus));
+      lapic->set_port(&m.cpu(i));
+      if (i == 0) lapic->set_extint(pic);
+    }
+    machine::LocalApic* lapic = engine.owns_lapic() ? nullptr : lapics[i].get();
+    auto vcpu = engine.create_vcpu(i, lapic);
+    if (!vcpu) return std::unexpected(std::move(vcpu.error()).in(fmt::format("CPU {}", i)));
+    m.cpu(i).attach(std::move(*vcpu), lapic);
+  }
+  return {};
+}
+
+// What a firmware would have done: tables in memory, then the kernel.
+Result<machine::CpuState> Board::Parts::boot() {
+  memory::GuestMemory& memory = machine->memory();
+  BootContext context;
+  context.e820 = build_e820(memory);
+  context.physical_bits = physical_bits(cpuid);
+  TRY_VOID(install_bios_data(memory));
+  AcpiConfig acpi;
+  acpi.cpus = spec.cpus;
+  for (size_t i = 0; i < spec.serials.size(); ++i) acpi.uarts.push_back(kUarts[i]);
+  acpi.pci_window64 = high_window(memory.size(), context.physical_bits);
+  context.rsdp = TRY(build_acpi(acpi).install(memory));
+  SmbiosConfig smbios;
+  smbios.name = spec.name;
+  smbios.cpus = spec.cpus;
+  smbios.memory = memory.size();
+  TRY_VOID(build_smbios(smbios).install(memory));
+  auto leaf = machine::cpuid_lookup(cpuid, 1, 0);
+  TRY_VOID(install_mptable(memory, {spec.cpus, 0, leaf.eax, leaf.edx}));
+  return load_kernel(memory, boot_request(spec), context);
+}
+
+Board::Board(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
+Board::~Board() {
+  parts_->machine->shut_down();
+}
+
+Result<std::unique_ptr<Board>> Board::build(const schema::MachineSpec& spec,
+                                            std::unique_ptr<machine::Engine> engine,
+                                            std::function<LineSink(size_t)> sinks) {
+  auto parts = std::make_unique<Parts>();
+  parts->spec = spec;
+  parts->sinks = std::move(sinks);
+  auto memory = TRY(memory::GuestMemory::create(spec.memory.count));
+  parts->machine = TRY(Machine::create(std::move(memory), std::move(engine), spec.cpus));
+  parts->add_interrupt_controllers();
+  TRY_VOID(parts->set_up_engine(parts->machine->engine()));
+  parts->add_timers();
+  parts->add_super_io();
+  parts->add_chipset();
+  parts->add_fw_cfg();
+  TRY_VOID(parts->add_virtio());
+  TRY_VOID(parts->add_cpus());
+  parts->machine->set_boot([p = parts.get()] { return p->boot(); });
+  return std::unique_ptr<Board>(new Board(std::move(parts)));
+}
+
+Machine& Board::machine() {
+  return *parts_->machine;
+}
+const std::vector<Line>& Board::lines() const {
+  return parts_->lines;
+}
+
+void Board::press_power_button() {
+  std::lock_guard guard(parts_->machine->lock());
+  parts_->pm->press_power_button();
+}
+
+}  // namespace skerry::board

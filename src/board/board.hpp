@@ -1,0 +1,50 @@
+// Board: one machine assembled from its Spec: which device sits where, which line goes to which
+// interrupt controller, how the guest is booted. Knows no engine's inside.
+//
+// Threading: build() and everything below come from the VM process's main thread, except where it
+// says "any thread".
+#pragma once
+
+#include <span>
+
+#include "board/cpu_model.hpp"
+#include "machine/machine.hpp"
+#include "schema/machine_spec.hpp"
+
+namespace skerry::board {
+
+/// A serial line or console as the VM process sees it.
+struct Line {
+  std::string name;  ///< "serial0", "console0"
+  /// Bytes for the guest: how many it took. Takes the board lock. Any thread.
+  std::function<size_t(std::span<const u8>)> receive;
+};
+
+/// Where the bytes of a Line go; set before the machine runs. Called with the board lock held.
+struct LineSink {
+  std::function<void(std::span<const u8>)> write;
+  std::function<void()> room;
+};
+
+class Board {
+ public:
+  /// `sinks` has one entry per spec.serials, then one per spec.consoles. Errors say which option to
+  /// change.
+  static Result<std::unique_ptr<Board>> build(const schema::MachineSpec& spec,
+                                              std::unique_ptr<machine::Engine> engine,
+                                              std::function<LineSink(size_t index)> sinks);
+  ~Board();
+
+  machine::Machine& machine();
+  const std::vector<Line>& lines() const;
+  /// Any thread.
+  void press_power_button();
+
+  struct Parts;
+
+ private:
+  explicit Board(std::unique_ptr<Parts> parts);
+  std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace skerry::board

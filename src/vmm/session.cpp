@@ -1,0 +1,201 @@
+#include "vmm/session.hpp"
+
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+#include <csignal>
+#include <cstdio>
+
+#include "base/log.hpp"
+#include "board/board.hpp"
+#include "schema/exit_status.hpp"
+#include "vmm/channel.hpp"
+#include "vmm/crash_report.hpp"
+#include "vmm/engine_choice.hpp"
+#include "vmm/gdb_server.hpp"
+#include "vmm/terminal.hpp"
+
+namespace skerry::vmm {
+namespace {
+
+using machine::Machine;
+using machine::Request;
+
+constexpr const char* kEscapeHelp =
+    "\r\n"
+    "Ctrl-A x  end the machine at once     Ctrl-A p  press its power button\r\n"
+    "Ctrl-A r  reset it                    Ctrl-A a  send Ctrl-A to the guest\r\n"
+    "Ctrl-A h  this help\r\n";
+
+/// Channels are made before the board, whose lines they feed once it exists.
+class Session {
+ public:
+  explicit Session(const schema::MachineSpec& spec) : spec_(spec) {}
+  ~Session();
+  Result<> build();
+  int run();
+
+ private:
+  Result<> open_channels();
+  Result<> watch_signals();
+  bool escape(char key);
+  void end_by_user(int status);
+  std::optional<int> handle(const Machine::Outcome& outcome);
+
+  const schema::MachineSpec& spec_;
+  HostClock channel_clock_;
+  std::unique_ptr<EventLoop>
+      channel_loop_;  ///< terminal, sockets, signals: alive while paused, too
+  std::thread channel_thread_;
+  std::vector<std::unique_ptr<Channel>> channels_;
+  std::unique_ptr<board::Board> board_;
+  std::unique_ptr<GdbServer> gdb_;
+  Fd signals_;
+  std::atomic<int> user_status_{-1};
+};
+
+Session::~Session() {
+  gdb_.reset();
+  if (board_) board_->machine().shut_down();
+  for (auto& channel : channels_) channel->flush();
+  if (channel_thread_.joinable()) {
+    channel_loop_->stop();
+    channel_thread_.join();
+  }
+  channels_.clear();
+  board_.reset();
+}
+
+Result<> Session::open_channels() {
+  channel_loop_ = TRY(EventLoop::create(channel_clock_));
+  std::vector<schema::SerialSpec> all = spec_.serials;
+  all.insert(all.end(), spec_.consoles.begin(), spec_.consoles.end());
+  for (const schema::SerialSpec& line : all)
+    channels_.push_back(
+        TRY(open_channel(line, *channel_loop_, [this](char key) { return escape(key); })));
+  return {};
+}
+
+Result<> Session::watch_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (int signal : {SIGINT, SIGTERM, SIGHUP}) sigaddset(&set, signal);
+  // Threads made from here on inherit the mask, so that only the descriptor sees them.
+  ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  signals_ = Fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!signals_) return fail_errno("cannot watch signals");
+  return channel_loop_->watch(signals_.get(), EPOLLIN, [this](u32) {
+    signalfd_siginfo info{};
+    if (::read(signals_.get(), &info, sizeof info) == sizeof info)
+      end_by_user(schema::exit_signal + static_cast<int>(info.ssi_signo));
+  });
+}
+
+void Session::end_by_user(int status) {
+  int none = -1;
+  user_status_.compare_exchange_strong(none, status);
+  board_->machine().request(Request::power_off);
+}
+
+bool Session::escape(char key) {
+  switch (key) {
+    case 'x': end_by_user(schema::exit_power_off); return true;
+    case 'p': board_->press_power_button(); return true;
+    case 'r': board_->machine().request(Request::reset); return true;
+    default: {
+      [[maybe_unused]] ssize_t n = ::write(STDERR_FILENO, kEscapeHelp, std::strlen(kEscapeHelp));
+      return key == 'h';
+    }
+  }
+}
+
+Result<> Session::build() {
+  TRY_VOID(set_trace(spec_.trace));
+  ChosenEngine chosen = TRY(choose_engine(spec_.engine));
+  TRY_VOID(open_channels());
+  TRY_VOID(watch_signals());
+  board_ = TRY(board::Board::build(spec_, std::move(chosen.engine), [this](size_t i) {
+    Channel* channel = channels_[i].get();
+    return board::LineSink{[channel](std::span<const u8> bytes) { channel->write(bytes); },
+                           [channel] { channel->room(); }};
+  }));
+  Machine& machine = board_->machine();
+  if (!spec_.gdb.empty()) gdb_ = TRY(GdbServer::listen(TRY(schema::parse_gdb(spec_.gdb)), machine));
+  TRY_VOID(machine.power_on());
+  if (!chosen.why.empty() && ::isatty(STDERR_FILENO))
+    log_info(fmt::format("engine {}: {}", machine.engine().name(), chosen.why));
+  for (size_t i = 0; i < channels_.size(); ++i) channels_[i]->set_input(board_->lines()[i].receive);
+  channel_thread_ = std::thread([this] { channel_loop_->run(); });
+  return {};
+}
+
+std::optional<int> Session::handle(const Machine::Outcome& outcome) {
+  Machine& machine = board_->machine();
+  if (user_status_ >= 0) return user_status_.load();
+  switch (outcome.what) {
+    case Request::power_off: return schema::exit_power_off;
+    case Request::debug_exit: return schema::exit_debug(outcome.code);
+    case Request::fatal: return schema::exit_internal;
+    case Request::panic:
+    case Request::crash:
+      machine.pause();
+      restore_terminal();
+      std::fputs(crash_report(machine, outcome.code).c_str(), stderr);
+      if (gdb_ && gdb_->guest_crashed()) {
+        log_info("gdb has the machine");
+        return std::nullopt;
+      }
+      return schema::exit_crash;
+    case Request::reset: {
+      if (spec_.no_reboot) return schema::exit_reset;
+      machine.pause();
+      auto done = machine.reset();
+      if (!done) {
+        log_warn("reset: " + done.error().message());
+        return schema::exit_host;
+      }
+      machine.resume();
+      return std::nullopt;
+    }
+  }
+  return schema::exit_internal;
+}
+
+int Session::run() {
+  Machine& machine = board_->machine();
+  if (gdb_) {
+    log_info(fmt::format("waiting for gdb: target remote {}", gdb_->where()));
+    gdb_->start();
+  } else {
+    machine.resume();
+  }
+  for (;;) {
+    auto outcome = machine.wait_request();
+    if (!outcome) continue;
+    if (auto status = handle(*outcome)) {
+      machine.pause();
+      if (gdb_) gdb_->guest_ended(*status);
+      return *status;
+    }
+  }
+}
+
+}  // namespace
+
+int run_session(const schema::MachineSpec& spec) {
+  int status;
+  {
+    Session session(spec);
+    auto built = session.build();
+    if (!built) {
+      restore_terminal();
+      std::fprintf(stderr, "skerry: %s\n", built.error().message().c_str());
+      return schema::exit_host;
+    }
+    status = session.run();
+  }
+  restore_terminal();
+  return status;
+}
+
+}  // namespace skerry::vmm
