@@ -54,7 +54,7 @@ Flow gather_vex(Cpu& cpu, const Op& op) {
   if (!pass_gate(cpu, gate_of(insn))) return Flow::fault;
   Vsib v = vsib_of(insn);
   unsigned bytes = v.count * v.data_size;
-  u8 indices[32], data[32], mask[32];
+  u8 indices[64], data[64], mask[64];
   read_vector(cpu, insn.mem.index, std::min(32u, index_bytes(v)), indices);
   read_vector(cpu, insn.op[0].reg, 32, data);
   read_vector(cpu, insn.op[2].reg, 32, mask);
@@ -182,7 +182,7 @@ Flow maskmov_vex(Cpu& cpu, const Op& op) {
   std::string_view n = sem_name(insn.sem);
   unsigned element = n.back() == 'q' || n.ends_with("pd") ? 8 : 4;
   unsigned bytes = 16u << insn.vector_length, count = bytes / element;
-  u8 mask[32], data[32];
+  u8 mask[64], data[64];
   read_vector(cpu, insn.op[1].reg, bytes, mask);
   u64 selected = sign_mask(mask, element, count);
   u64 offset = cpu.ea(op);
