@@ -20,6 +20,7 @@ MachineSpec full() {
   s.modules = {{"mod", "arg, arg"}};
   s.disks = {{"a", DiskFormat::raw, true}, {"b", DiskFormat::raw, false}};
   s.serials = {{SerialKind::file, "out"}, {SerialKind::none, ""}};
+  s.consoles = {{SerialKind::unix_, "sock"}};
   s.debug_exit = s.no_reboot = true;
   s.gdb = "tcp:127.0.0.1:1234";
   s.trace = "cpu,irq";
@@ -151,7 +152,9 @@ TEST(Validate, CrossField) {
     s.disks = {{"a", DiskFormat::raw, true}, {"a", DiskFormat::raw, true}};
   }));
   EXPECT_TRUE(refused([](auto& s) { s.disks = {{""}}; }));
-  EXPECT_TRUE(refused([](auto& s) { s.serials.resize(2); }));  // two on stdio
+  EXPECT_TRUE(refused([](auto& s) { s.serials.resize(2); }));   // two on stdio
+  EXPECT_TRUE(refused([](auto& s) { s.consoles.resize(1); }));  // with COM1, two on stdio
+  EXPECT_FALSE(refused([](auto& s) { s.serials.clear(), s.consoles.resize(1); }));
   EXPECT_FALSE(refused([](auto& s) { s.serials.clear(); }));
   EXPECT_TRUE(refused([](auto& s) { s.serials = {{SerialKind::file, ""}}; }));
   EXPECT_TRUE(refused([](auto& s) { s.serials = {{SerialKind::none, "x"}}; }));
