@@ -444,7 +444,7 @@ bool Lapic::write_msr(u32 index, u64 value) {
   if (index < 0x800 || index > 0x8ff || !in_x2apic()) return false;
   u32 reg = index - 0x800;
   if (reg == kIcrLow) {
-    if (static_cast<u32>(value) & ~0x000ccfffu) return false;
+    if (static_cast<u32>(value) & 0xfff32000u) return false;  // bit 12, once "busy", is ignored
     s_.icr_high = static_cast<u32>(value >> 32);
     write_icr(static_cast<u32>(value), s_.icr_high);
     return true;

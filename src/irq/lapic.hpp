@@ -36,7 +36,7 @@ struct LapicSetup {
   bool directed_eoi = false;       ///< offer suppression of the EOI broadcast (version bit 24)
   unsigned physical_bits = 46;     ///< CPUID.80000008H:EAX[7:0]
   u64 tsc_hz = 1'000'000'000;      ///< rate of guest_tsc
-  std::function<u64()> guest_tsc;  ///< this vCPU's TSC now; empty: Clock scaled to tsc_hz
+  std::function<u64()> guest_tsc{};  ///< this vCPU's TSC now; empty: Clock scaled to tsc_hz
 };
 
 class Lapic final : public machine::LocalApic {
