@@ -1,5 +1,8 @@
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <thread>
+
 #include "pci/bus.hpp"
 #include "pci/chipset.hpp"
 
@@ -185,6 +188,28 @@ TEST_F(PciTest, TwoBarsMaySwap) {
   write(0x20, 4, 0xc0000000);
   EXPECT_EQ(space.read(0xc0010004, 4), 0xa4u);
   EXPECT_EQ(space.read(0xc000000c, 4), 1u);  // vector control: masked
+}
+
+TEST_F(PciTest, BarsMoveWhileOthersAccessThem) {
+  write(0x10, 4, 0xc0000000);
+  write(0x04, 2, command::memory);
+  std::atomic<bool> ending = false;
+  std::atomic<unsigned> odd = 0, hits = 0;
+  std::thread vcpu([&] {
+    while (!ending) {
+      for (u64 at : {0xc0000008, 0xd0000008}) {
+        u64 value = space.read(at, 4);
+        if (value == 0xa8)
+          ++hits;
+        else if (value != 0xffffffff)
+          ++odd;
+      }
+    }
+  });
+  for (int i = 0; i < 2000 || hits == 0; ++i) write(0x10, 4, i % 2 ? 0xc0000000 : 0xd0000000);
+  ending = true;
+  vcpu.join();
+  EXPECT_EQ(odd, 0u);
 }
 
 TEST_F(PciTest, Intx) {

@@ -347,6 +347,11 @@ TEST_P(Contract, WindowInConfigurationSpace) {
   EXPECT_EQ(driver.status(), TransportPci::kAcknowledge);
 }
 
+TEST(QueueState, NoFieldIsForgotten) {
+  // What describe() does not reach is padding: before the addresses and at the end.
+  EXPECT_EQ(state::uncovered<Queue::State>(), (std::vector<size_t>{4, 5, 6, 7, 39}));
+}
+
 // ---- drivers that break the rules
 
 TEST_P(Contract, RingsOutsideMemory) {
