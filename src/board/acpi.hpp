@@ -67,7 +67,7 @@ class AcpiTables {
 
 AcpiTables build_acpi(const AcpiConfig& config);
 
-/// The DSDT alone, header included.
+/// The AML of the DSDT, without header.
 std::vector<u8> build_dsdt(const AcpiConfig& config);
 
 /// Sets the byte at `offset` so that all bytes of the table sum to 0.
