@@ -10,7 +10,7 @@
 
 namespace skerry::machine {
 
-class ManualSurroundings final : public Surroundings {
+class ManualSurroundings : public Surroundings {
  public:
   const Clock& clock() const override { return clock_; }
   ManualClock& manual_clock() { return clock_; }
