@@ -137,7 +137,7 @@ bool Decoder::vex3() {
   b_ = b & 0x20 || !long_ ? 0 : 8;
   insn_.map = b & 31;
   insn_.w = c & 0x80;
-  insn_.vvvv = static_cast<u8>(~c >> 3 & (long_ ? 15 : 7));
+  insn_.vvvv = static_cast<u8>(~c >> 3 & 15);
   insn_.vector_length = c >> 2 & 1;
   insn_.pp = c & 3;
   return true;
@@ -155,7 +155,7 @@ bool Decoder::evex() {
   x4_ = x_ ? 16 : 0;
   insn_.map = b & 7;
   insn_.w = c & 0x80;
-  insn_.vvvv = static_cast<u8>(~c >> 3 & (long_ ? 15 : 7));
+  insn_.vvvv = static_cast<u8>(~c >> 3 & 15);
   insn_.pp = c & 3;
   insn_.evex_z = d & 0x80;
   insn_.vector_length = d >> 5 & 3;
@@ -238,6 +238,8 @@ bool Decoder::select() {
         constexpr u8 kConditions[] = {2, 4, 6, 10};
         insn_.condition = kConditions[insn_.modrm >> 3 & 3] | (insn_.opcode & 1);
       }
+      // Outside 64-bit mode there are eight registers; an unused vvvv must still be 1111b.
+      if (!long_ && row_->uses_vvvv) insn_.vvvv &= 7;
       return insn_.encoding != Insn::Encoding::evex || evex_rules();
     }
   return invalid();

@@ -27,6 +27,12 @@ constexpr RowText kRows[] = {
 #define SKERRY_CLASS sse
 #include "isa/table_sse.inc"
 #undef SKERRY_CLASS
+#define SKERRY_CLASS avx
+#include "isa/table_avx.inc"
+#undef SKERRY_CLASS
+#define SKERRY_CLASS mask
+#include "isa/table_mask.inc"
+#undef SKERRY_CLASS
 };
 
 #undef I
