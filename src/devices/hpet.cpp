@@ -107,9 +107,8 @@ void Hpet::rearm(unsigned n) {
   u64 target = t.seen - s_.counter + distance;  // in Clock ticks
   if (target > (u64{1} << 58)) return timers_[n]->disarm();
   auto at = static_cast<Nanos>(target * kTickNanos);
-  if (t.config & kPeriodic)
-    at = std::max(at, around_.clock().now() +
-                          std::min<Nanos>(kMinPeriod, static_cast<Nanos>(distance * kTickNanos)));
+  if ((t.config & kPeriodic) && t.period < kMinPeriod / kTickNanos)
+    at = std::max(at, around_.clock().now() + kMinPeriod);
   timers_[n]->arm(at);
 }
 
