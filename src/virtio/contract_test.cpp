@@ -294,6 +294,25 @@ TEST_P(Contract, SaveAndLoadInMidUse) {
   EXPECT_EQ(used->id, head);
 }
 
+TEST_P(Contract, LoadedWhileQuiesced) {
+  ASSERT_TRUE(driver.start(kAll));
+  driver.put(queue, request());
+  {
+    std::lock_guard guard(rig.lock);
+    device.quiesce();
+  }
+  state::Image image;
+  device.save(image);
+  ASSERT_TRUE(device.load(image));
+  rig.run();
+  EXPECT_FALSE(driver.used(queue));  // guest memory may be loaded after the devices
+  {
+    std::lock_guard guard(rig.lock);
+    device.resume();
+  }
+  EXPECT_TRUE(driver.wait_used(queue));
+}
+
 TEST_P(Contract, ImagesAreCheckedBeforeAnythingChanges) {
   ASSERT_TRUE(driver.start(kAll));
   state::Image image;
@@ -508,8 +527,13 @@ TEST_P(Contract, TheSameHeadManyTimes) {
   EXPECT_TRUE(driver.wait_used(queue));
 }
 
-TEST_P(Contract, RandomRegistersAndRings) {
-  std::mt19937_64 random(42);
+struct RandomContract : Contract {
+  void try_seed(u64 seed);
+};
+
+void RandomContract::try_seed(u64 seed) {
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  std::mt19937_64 random(seed);
   for (int round = 0; round < 60; ++round) {
     if (!driver.start(kAll & random())) driver.start(kAll);
     for (int i = 0; i < 150; ++i) {
@@ -550,7 +574,16 @@ TEST_P(Contract, RandomRegistersAndRings) {
   EXPECT_TRUE(again.wait_used(queue));
 }
 
+TEST_P(RandomContract, FixedSeed) {
+  try_seed(42);
+}
+TEST_P(RandomContract, FreshSeed) {
+  try_seed(std::random_device{}());
+}
+
 INSTANTIATE_TEST_SUITE_P(Devices, Contract, testing::ValuesIn(kKinds),
+                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(Devices, RandomContract, testing::ValuesIn(kKinds),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace

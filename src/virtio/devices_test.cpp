@@ -213,6 +213,21 @@ TEST_F(BlkTest, QuiesceFinishesRequestsInFlight) {
   EXPECT_FALSE(driver->used(0));
 }
 
+TEST_F(BlkTest, DestroyedWithRequestsInFlight) {
+  plug();
+  disk->hold();
+  for (int i = 0; i < 5; ++i)
+    driver->put(0, {{header(0, 0), 16, false}, {driver->allocate(513), 513, true}});
+  driver->kick(0);
+  rig.run();
+  disk->wait_held();
+  disk->let_go();
+  rig.transports.clear();
+  rig.run();  // what was posted finds nobody
+  EXPECT_FALSE(driver->used(0));
+  EXPECT_FALSE(rig.line.level);
+}
+
 TEST_F(BlkTest, AnotherDiskIsRefusedAtLoad) {
   plug();
   state::Image image;
@@ -383,6 +398,10 @@ TEST_F(ConsoleTest, PendingInputSurvivesASave) {
   ASSERT_TRUE(fresh.load(image));
   EXPECT_EQ(fresh.room(), Console::kPending - 8);
   ASSERT_TRUE(device->load(image));
+  {
+    std::lock_guard guard(rig.lock);
+    device->resume();
+  }
   auto used = driver->wait_used(0);
   ASSERT_TRUE(used);
   EXPECT_EQ(used->length, 8u);

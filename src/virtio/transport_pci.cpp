@@ -64,6 +64,8 @@ TransportPci::TransportPci(Environment environment, std::unique_ptr<VirtioDevice
 }
 
 TransportPci::~TransportPci() {
+  // Silently: what interrupts would reach may be gone already.
+  for (auto& queue : queues_) queue->stop();
   if (active()) device_->deactivate();
   bar_moved(kBar, std::nullopt);
   for (Fd& fd : doorbells_) environment_.loop.unwatch(fd.get());
@@ -272,7 +274,6 @@ void TransportPci::reset_device() {
 
 void TransportPci::reset() {
   reset_device();
-  quiesced_ = false;
   had_master_ = false;
   Function::reset();
 }
@@ -364,8 +365,8 @@ Result<> TransportPci::load(const state::Image& image) {
     for (auto& queue : queues_)
       if (queue->state().enabled) queue->start(state_.driver_features);
     device_->activate(state_.driver_features, queues_);
+    if (quiesced_) device_->quiesce();  // guest memory may still be on its way
   }
-  quiesced_ = false;
   kick_all();  // a notification may have been lost with the old process
   return {};
 }

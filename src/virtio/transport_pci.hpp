@@ -40,7 +40,8 @@ class TransportPci final : public pci::Function {
   void save(state::Image& image) const override;
   Result<> load(const state::Image& image) override;
 
-  /// Board lock held. Finishes requests in flight and takes no new ones until resume().
+  /// Board lock held. Finishes requests in flight and takes no new ones until resume(), also not
+  /// after a reset or a load in between.
   void quiesce();
   void resume();
 
