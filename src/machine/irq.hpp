@@ -1,6 +1,7 @@
 // The ways in which a device interrupts, and the seams between interrupt controllers and engines.
 #pragma once
 
+#include <functional>
 #include <optional>
 
 #include "machine/cpu_state.hpp"
@@ -85,6 +86,10 @@ class LocalApic {
   /// Registers of the xAPIC page, by offset.
   virtual u32 mmio_read(u32 offset) = 0;
   virtual void mmio_write(u32 offset, u32 value) = 0;
+
+  /// The vCPU's time-stamp counter, for the TSC-deadline timer: engines that keep one say how to read
+  /// it. Called on the vCPU's thread. Without it the TSC is taken to be the Clock at its rate.
+  virtual void set_tsc(std::function<u64()> guest_tsc, u64 tsc_hz) { (void)guest_tsc, (void)tsc_hz; }
 
   /// When the timer fires next, in Clock time; nullopt if it is not armed.
   virtual std::optional<Nanos> timer_deadline() = 0;

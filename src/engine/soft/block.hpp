@@ -17,28 +17,17 @@
 
 namespace skerry::soft {
 
-/// Which table rows the guest's CPUID allows (features.cpp).
-struct Features {
-  std::vector<bool> row;  ///< by isa row index; empty: everything
-};
-
-/// What decoding depends on besides the bytes.
-struct DecodeKey {
-  u64 gpa = 0;
-  u8 mode = 0;  ///< code_bits | protected << 7
-};
-
 struct Block {
   u64 gpa = ~u64{0};   ///< of the first byte
   u64 gpa2 = ~u64{0};  ///< of the second page if the only instruction crosses into it
-  u8 mode = 0;
-  bool checked = false;  ///< versions are meaningful
-  u16 bytes = 0;         ///< length of the code
+  u8 mode = 0;         ///< code_bits, and bit 7: protected mode (not virtual-8086)
+  u16 bytes = 0;       ///< length of the code
   u32 count = 0;
   u32 version = 0, version2 = 0;
   memory::CodePage *code = nullptr, *code2 = nullptr;
   Op* ops = nullptr;
-  u8* copy = nullptr;  ///< the bytes it was decoded from
+  u8* copy = nullptr;      ///< the bytes it was decoded from
+  Block* chain = nullptr;  ///< the next in its hash bucket
   /// Successors in the same page that were found before, by offset in the page.
   struct Link {
     u32 at = ~u32{0};
@@ -67,15 +56,20 @@ class BlockCache {
   Block* running = nullptr;  ///< null while no block's ops are being run
 
  private:
-  static constexpr u32 kSlots = 1 << 15;
-  static constexpr u64 kLimit = 96 * MiB;
-  Block* decode(u64 linear, u64 gpa, Block* reuse);
+  static constexpr u32 kBuckets = 1 << 15;
+  static constexpr u32 kMaxOps = 128;  ///< per block
+  static constexpr u64 kLimit = 96 * MiB, kChunk = 1 * MiB;
+
+  bool decode(Block& block, u64 linear);
+  void retire(Block& block);  ///< never found again; links to it fail current()
   bool revalidate(Block& block);
-  void* allocate(u64 size);
-  void watch(memory::CodePage& code, u64 host_page, u64 granules);
+  void* allocate(u64 size, u64 alignment);
+  memory::CodePage& code_page(u64 gpa, u64& host_page);
+  void watch(u64 gpa, u64 bytes);
 
   Cpu::Core& core_;
-  std::vector<Block*> slots_;
+  memory::CodePage unwritable_;  ///< stands for ROM and for what is not memory
+  std::vector<Block*> buckets_;
   std::vector<std::unique_ptr<u8[]>> chunks_;
   u64 chunk_used_ = 0, total_ = 0;
 };

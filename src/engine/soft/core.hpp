@@ -12,6 +12,7 @@
 #include "base/log.hpp"
 #include "engine/soft/access.hpp"
 #include "engine/soft/block.hpp"
+#include "isa/feature.hpp"
 #include "machine/engine.hpp"
 
 namespace skerry::soft {
@@ -30,9 +31,21 @@ struct Shared {
   machine::EngineSetup setup;
   std::vector<memory::Slot> slots;
   u64 physical_mask = 0;  ///< bits of a guest-physical address that exist (CPUID 0x80000008)
-  Features features;      ///< what the guest's CPUID allows
-  std::mutex mutex;       ///< guards `cores`
-  std::vector<Cpu::Core*> cores;  ///< any thread, with `mutex`
+  isa::FeatureSet features = isa::FeatureSet::all();  ///< what the guest's CPUID allows
+  std::mutex watch_mutex;                             ///< held while a page becomes a code page
+  std::mutex mutex;                                   ///< guards `cores`
+  std::vector<Cpu::Core*> cores;                      ///< any thread, with `mutex`
+
+  struct Doorbell {
+    memory::Gpa at;
+    u32 size;
+    int eventfd;
+  };
+  std::mutex doorbell_mutex;  ///< guards `doorbells`
+  std::vector<Doorbell> doorbells;
+  std::atomic<bool> any_doorbell{false};
+  /// A store to a doorbell: signalled, nothing else to do.
+  bool ring(memory::Gpa at, u32 size);
 
   /// Makes every vCPU but `self` drop its write entries for this host page (0: all of them), and
   /// waits until none of them can use one any more. Any thread; `self` may be null.
@@ -96,6 +109,32 @@ struct Cpu::Core {
   // ---- code (block.cpp)
   BlockCache blocks;
 
+  // ---- the run loop (interpreter.cpp)
+  machine::Exit run();
+  /// Executes instructions from `block` on until something other than code wants attention.
+  void run_blocks(Block* block);
+  /// One instruction with everything looked at: traps, breakpoints, shadows, replay. True: `out`
+  /// leaves.
+  bool step_carefully(machine::Exit& out);
+  bool attend(machine::Exit& out);
+  void poll_timer();
+  void forget();               ///< the I/O log of a finished instruction
+  void log_access(u64 value);  ///< the device access of cpu.exit is done
+  void trace_instruction(const Op& op);
+  u32 budget = 0;  ///< blocks until the timer is looked at again
+
+  // ---- exceptions and interrupts (exceptions.cpp)
+  enum class Kind : u8 { external, nmi, fault, trap, software, int3, into, int1 };
+  /// Delivers through IDT or IVT, with faults that happen meanwhile; false: triple fault.
+  [[nodiscard]] bool deliver(u8 vector, Kind kind, bool has_error, u32 error, u64 return_rip);
+  [[nodiscard]] bool deliver_fault();  ///< cpu.fault, at cpu.rip
+  bool deliver_once(u8 vector, Kind kind, bool has_error, u32 error, u64 return_rip);
+  bool deliver_real(u8 vector, u64 return_rip);
+  bool deliver_protected(u8 vector, Kind kind, bool has_error, u32 error, u64 return_rip);
+  bool deliver_long(u8 vector, Kind kind, bool has_error, u32 error, u64 return_rip);
+  bool delivering = false;  ///< device accesses cannot leave now
+  bool shutdown = false;    ///< triple fault
+
   // ---- interrupts and debugging (events.cpp)
   u64 trap_bits = 0;  ///< DR6 bits of #DB traps due after the current instruction
   machine::DebugRequest debug;
@@ -104,6 +143,14 @@ struct Cpu::Core {
   bool careful() const;
   void update_careful();              ///< sets or clears kCareful
   std::atomic<bool> nmi_line{false};  ///< any thread
+  bool interrupt_waiting = false;     ///< the LAPIC has one, but IF is 0
+  /// Call after IF may have become 1.
+  void interrupts_enabled() {
+    if (interrupt_waiting) cpu.attention.fetch_or(kInterrupt, std::memory_order_relaxed);
+  }
+  u64 resume_rip = ~u64{0};      ///< breakpoints do not hit here once: the debugger has seen it
+  bool mid_instruction = false;  ///< an exit was returned from the middle of one
+  bool answered = false;
 
   // ---- other threads' requests
   std::atomic<bool> running{false};  ///< inside run()
@@ -117,6 +164,7 @@ struct Cpu::Core {
   u64 guest_tsc() const { return host_tsc() + tsc_offset; }
 
   u64 instructions = 0;
+  u32 pauses = 0;
 };
 
 }  // namespace skerry::soft

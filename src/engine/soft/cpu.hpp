@@ -34,6 +34,7 @@ enum class Flow : u8 {
   fault,   ///< cpu.fault holds an exception to deliver; rip still points at this instruction
   exit,    ///< cpu.exit holds an Exit for the machine; the instruction runs again afterwards
   end,  ///< as next, but the block ends here: mode, paging, interrupt flag or code may have changed
+  far_branch,  ///< as branch, but mode, CPL or paging may have changed as well
 };
 using Handler = Flow (*)(Cpu&, const Op&);
 

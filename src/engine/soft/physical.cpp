@@ -28,6 +28,7 @@ bool Cpu::Core::device_access(u64 at, u8 size, bool write, bool port, u64& value
     }
     return true;
   }
+  if (write && !port && shared.ring(at, size)) return true;
   if (io_next < io_log.size()) {
     const IoEntry& e = io_log[io_next];
     if (e.at == at && e.size == size && e.write == write && e.port == port) {
@@ -37,7 +38,9 @@ bool Cpu::Core::device_access(u64 at, u8 size, bool write, bool port, u64& value
     }
     io_log.resize(io_next);  // memory changed under the instruction: go on from here
   }
-  if (io_log.size() >= kMaxLog) {
+  if (delivering || io_log.size() >= kMaxLog) {
+    // While an event is delivered nothing can be replayed: a stack or a table in a device's
+    // registers reads all ones.
     value = ~u64{0};
     return true;
   }
@@ -46,6 +49,17 @@ bool Cpu::Core::device_access(u64 at, u8 size, bool write, bool port, u64& value
   else
     cpu.exit = machine::Mmio{at, size, write, value & byte_mask(size)};
   cpu.pending_exit = true;
+  return false;
+}
+
+bool Shared::ring(memory::Gpa at, u32 size) {
+  if (!any_doorbell.load(std::memory_order_relaxed)) return false;
+  std::lock_guard lock(doorbell_mutex);
+  for (const Doorbell& d : doorbells)
+    if (d.at == at && d.size == size) {
+      signal_event(d.eventfd);
+      return true;
+    }
   return false;
 }
 

@@ -1,0 +1,299 @@
+// The run loop. Blocks run back to back; between them only one word (Cpu::attention) and a budget
+// are looked at. Everything that needs a look at every instruction (single-step, breakpoints,
+// interrupt shadows, RF, the completion of an instruction that waited for a device) goes through
+// step_carefully.
+#include "engine/soft/core.hpp"
+#include "isa/row.hpp"
+
+namespace skerry::soft {
+namespace {
+
+constexpr u32 kTimerBudget = 1000;  ///< blocks; some tens of microseconds
+
+u64 linear_rip(const Cpu& cpu) {
+  return cpu.flat ? cpu.rip : static_cast<u32>(cpu.seg_base[machine::cs] + cpu.rip);
+}
+
+/// Whether instruction bytes [rip, rip + length) may be fetched; raises #GP otherwise.
+bool fetchable(Cpu& cpu, u32 length) {
+  bool ok = cpu.flat ? canonical(cpu.rip) : cpu.rip + length - 1 <= cpu.seg[machine::cs].limit;
+  if (!ok) cpu.raise(GP, 0);
+  return ok;
+}
+
+}  // namespace
+
+void Cpu::Core::poll_timer() {
+  budget = kTimerBudget;
+  if (!lapic) return;
+  auto deadline = lapic->timer_deadline();
+  if (deadline && shared.setup.clock && shared.setup.clock->now() >= *deadline) lapic->run_timer();
+}
+
+// Leaves with cpu.rip at the next instruction to run.
+void Cpu::Core::run_blocks(Block* b) {
+  u64 linear = linear_rip(cpu);
+  for (;;) {
+    blocks.running = b;
+    const Op* op = b->ops;
+    const Op* const end = op + b->count;
+    Flow flow;
+    const u64 mask = cpu.rip_mask;
+    do {
+      u64 next = cpu.rip + op->length;
+      cpu.gpr[17] = next;
+      flow = op->run(cpu, *op);
+      if (__builtin_expect(flow != Flow::next, 0)) break;
+      cpu.rip = next & mask;
+    } while (++op != end);
+    instructions += static_cast<u64>(op - b->ops) + (op != end);
+
+    if (__builtin_expect(flow > Flow::branch, 0)) {
+      blocks.running = nullptr;
+      if (flow == Flow::end) {
+        cpu.rip = cpu.gpr[17] & cpu.rip_mask;
+      } else if (flow == Flow::fault) {
+        --instructions;
+        if (!deliver_fault()) shutdown = true;
+      } else if (flow == Flow::exit) {
+        --instructions;
+      }
+      return;
+    }
+    if (cpu.attention.load(std::memory_order_relaxed) || --budget == 0) break;
+
+    // The next block. In the same page its translation is the same, so a link made earlier holds.
+    u64 target = linear_rip(cpu);
+    if ((target ^ linear) < 4096) [[likely]] {
+      u32 at = static_cast<u32>(target & 0xfff);
+      Block* to = b->link[0].at == at   ? b->link[0].to
+                  : b->link[1].at == at ? b->link[1].to
+                                        : nullptr;
+      linear = target;
+      if (to && to->current() && !to->code2 &&
+          (cpu.flat || cpu.rip + to->bytes - 1 <= cpu.seg[machine::cs].limit)) [[likely]] {
+        b = to;
+        continue;
+      }
+      Block* found = blocks.find(target);
+      if (!found) break;  // run() finds out once more and delivers
+      if (!found->code2 && !b->code2) {
+        b->link[1] = b->link[0];
+        b->link[0] = {at, found};
+      }
+      b = found;
+    } else {
+      linear = target;
+      if (!canonical(target)) break;
+      b = blocks.find(target);
+      if (!b) break;
+    }
+    if (!cpu.flat && cpu.rip + b->bytes - 1 > cpu.seg[machine::cs].limit) break;
+  }
+  blocks.running = nullptr;
+}
+
+bool Cpu::Core::attend(machine::Exit& out) {
+  u32 a = cpu.attention.load(std::memory_order_seq_cst);
+  if (a & kFlush) {
+    cpu.attention.fetch_and(~u32{kFlush}, std::memory_order_seq_cst);
+    serve_flush();
+  }
+  bool between = !mid_instruction;
+  if (between && (a & kKick)) {
+    cpu.attention.fetch_and(~u32{kKick}, std::memory_order_seq_cst);
+    out = machine::Interrupted{};
+    return true;
+  }
+  if (between && (a & kNmi) && !cpu.s.nmi_blocked && cpu.s.interrupt_shadow != 2) {
+    cpu.attention.fetch_and(~u32{kNmi}, std::memory_order_seq_cst);
+    if (nmi_line.exchange(false)) {
+      cpu.s.nmi_blocked = true;
+      if (!deliver(NMI, Kind::nmi, false, 0, cpu.rip)) {
+        shutdown = true;
+        return false;
+      }
+    }
+  }
+  if (between && (a & kInterrupt)) {
+    if (!(cpu.rflags & IF) || cpu.s.interrupt_shadow) {
+      if (!cpu.s.interrupt_shadow) {
+        interrupt_waiting = true;
+        cpu.attention.fetch_and(~u32{kInterrupt}, std::memory_order_seq_cst);
+      }
+    } else {
+      interrupt_waiting = false;
+      cpu.attention.fetch_and(~u32{kInterrupt}, std::memory_order_seq_cst);
+      if (lapic && lapic->deliverable())
+        if (auto vector = lapic->acknowledge()) {
+          // More may wait behind it.
+          cpu.attention.fetch_or(kInterrupt, std::memory_order_relaxed);
+          trace(Trace::cpu, "cpu{} interrupt {:#x} at {:#x}", index, *vector, cpu.rip);
+          if (!deliver(*vector, Kind::external, false, 0, cpu.rip)) shutdown = true;
+        }
+    }
+  }
+  return false;
+}
+
+bool Cpu::Core::step_carefully(machine::Exit& out) {
+  const bool replay = mid_instruction;
+  mid_instruction = false;
+  io_next = 0;
+  const u64 at = linear_rip(cpu);
+  const bool resumed = replay || (cpu.rflags & RF);
+
+  if (!replay && resume_rip != at)
+    for (u64 breakpoint : debug.breakpoints)
+      if (breakpoint == at) {
+        resume_rip = at;
+        out = machine::Debug{cpu.rip, 0};
+        return true;
+      }
+  resume_rip = ~u64{0};
+
+  if (!resumed && (cpu.s.dr7 & 0xff)) {
+    u64 hits = 0;
+    for (unsigned i = 0; i < 4; ++i)
+      if (((cpu.s.dr7 >> (2 * i)) & 3) && ((cpu.s.dr7 >> (16 + 4 * i)) & 3) == 0 &&
+          cpu.s.dr[i] == at)
+        hits |= u64{1} << i;
+    if (hits && cpu.s.interrupt_shadow != 2) {
+      cpu.s.dr6 = (cpu.s.dr6 & ~u64{0xf}) | hits;
+      cpu.raise(DB);
+      if (!deliver_fault()) shutdown = true;
+      return false;
+    }
+  }
+
+  Block* b = fetchable(cpu, 1) ? blocks.find(at) : nullptr;
+  if (!b || !fetchable(cpu, b->ops[0].length)) {
+    if (!deliver_fault()) shutdown = true;
+    forget();
+    return false;
+  }
+
+  const bool step = cpu.rflags & TF;
+  const u8 shadow = cpu.s.interrupt_shadow;
+  const u64 rf = cpu.rflags & RF;
+  cpu.s.interrupt_shadow = 0;
+  cpu.rflags &= ~u64{RF};
+  if (!replay) trap_bits = 0;
+  const u64 pending_traps = trap_bits;
+  debug_stop = false;
+  blocks.running = b;
+  const Op& op = b->ops[0];
+  const u64 start = cpu.rip;
+  if (tracing(Trace::exec)) trace_instruction(op);
+  cpu.gpr[17] = cpu.rip + op.length;
+  Flow flow = op.run(cpu, op);
+  blocks.running = nullptr;
+
+  switch (flow) {
+    case Flow::exit:
+      // Runs again: as if it had not begun.
+      cpu.s.interrupt_shadow = shadow;
+      cpu.rflags |= rf;
+      trap_bits = pending_traps;
+      return false;
+    case Flow::fault:
+      forget();
+      trap_bits = 0;
+      if (!deliver_fault()) shutdown = true;
+      return false;
+    case Flow::next:
+    case Flow::end: cpu.rip = cpu.gpr[17] & cpu.rip_mask; break;
+    default:
+      if (cpu.rip == start && flow == Flow::branch && (op.insn->rep || op.insn->repne))
+        cpu.rflags |= rf;  // between two elements of a string
+  }
+  ++instructions;
+  forget();
+
+  if (step) trap_bits |= u64{1} << 14;
+  if (trap_bits && cpu.s.interrupt_shadow != 2) {
+    cpu.s.dr6 = (cpu.s.dr6 & ~u64{0xf}) | trap_bits;
+    trap_bits = 0;
+    if (!deliver(DB, Kind::trap, false, 0, cpu.rip)) shutdown = true;
+  }
+  update_careful();
+  interrupts_enabled();
+  if (debug_stop || debug.single_step) {
+    out = machine::Debug{cpu.rip, debug_stop ? debug_hit : 0};
+    resume_rip = linear_rip(cpu);
+    return true;
+  }
+  return false;
+}
+
+machine::Exit Cpu::Core::run() {
+  running.store(true, std::memory_order_seq_cst);
+  struct Leave {
+    Core& core;
+    ~Leave() { core.running.store(false, std::memory_order_seq_cst); }
+  } leave{*this};
+
+  machine::Exit out = machine::Interrupted{};
+  if (mid_instruction && !answered) {
+    // A store (or a halt) needs no answer.
+    log_access(0);
+  }
+  answered = false;
+  if (budget == 0) budget = kTimerBudget;
+  if (lapic && lapic->deliverable()) cpu.attention.fetch_or(kInterrupt, std::memory_order_relaxed);
+
+  for (;;) {
+    if (shutdown) return machine::Shutdown{};
+    if (cpu.attention.load(std::memory_order_relaxed)) {
+      if (attend(out)) return out;
+      if (shutdown) return machine::Shutdown{};
+      if (cpu.attention.load(std::memory_order_relaxed) & kCareful) {
+        if (step_carefully(out)) return out;
+        if (cpu.pending_exit) break;
+        if (--budget == 0) poll_timer();
+        continue;
+      }
+    }
+    Block* b = nullptr;
+    u64 at = linear_rip(cpu);
+    if (fetchable(cpu, 1)) b = blocks.find(at);
+    if (!b) {
+      if (!deliver_fault()) shutdown = true;
+      continue;
+    }
+    if (!cpu.flat && cpu.rip + b->bytes - 1 > cpu.seg[machine::cs].limit) {
+      // Some of it lies beyond the limit: one instruction at a time.
+      cpu.attention.fetch_or(kCareful, std::memory_order_relaxed);
+      if (step_carefully(out)) return out;
+    } else {
+      if (tracing(Trace::exec)) {
+        cpu.attention.fetch_or(kCareful, std::memory_order_relaxed);
+        continue;
+      }
+      run_blocks(b);
+    }
+    if (cpu.pending_exit) break;
+    if (budget == 0) poll_timer();
+  }
+  cpu.pending_exit = false;
+  if (std::holds_alternative<machine::PortIo>(cpu.exit) ||
+      std::holds_alternative<machine::Mmio>(cpu.exit)) {
+    mid_instruction = true;
+    cpu.attention.fetch_or(kCareful, std::memory_order_relaxed);
+  }
+  return cpu.exit;
+}
+
+void Cpu::Core::forget() {
+  if (cpu.io_used) cpu.forget_io();
+}
+
+void Cpu::Core::log_access(u64 value) {
+  if (auto* port = std::get_if<machine::PortIo>(&cpu.exit))
+    io_log.push_back({port->port, value, port->size, port->write, true});
+  else if (auto* mmio = std::get_if<machine::Mmio>(&cpu.exit))
+    io_log.push_back({mmio->at, value, mmio->size, mmio->write, false});
+  cpu.io_used = true;
+}
+
+}  // namespace skerry::soft

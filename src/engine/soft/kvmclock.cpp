@@ -1,0 +1,89 @@
+// KVM's paravirtual clock (Documentation/virt/kvm/x86/msr.rst, MSR_KVM_SYSTEM_TIME_NEW and
+// MSR_KVM_WALL_CLOCK_NEW): guest time as a function of the TSC, in a page that the guest names.
+//
+// The TSC is the host's plus a constant and never changes its rate, so the page is written once,
+// when the guest asks, and marked as stable over all vCPUs.
+#include "engine/soft/system.hpp"
+
+namespace skerry::soft::system {
+namespace {
+
+struct TimeInfo {
+  u32 version;
+  u32 pad0;
+  u64 tsc_timestamp;
+  u64 system_time;
+  u32 tsc_to_system_mul;
+  i8 tsc_shift;
+  u8 flags;
+  u8 pad[2];
+};
+static_assert(sizeof(TimeInfo) == 32);
+constexpr u8 kTscStable = 1;
+
+struct WallClock {
+  u32 version, seconds, nanoseconds;
+};
+
+/// ns = (tsc << shift) * mul >> 32, with the largest multiplier below 2^32.
+void scale(u64 hz, u32& mul, i8& shift) {
+  constexpr u64 kSecond = 1'000'000'000;
+  if (hz == 0) hz = kSecond;
+  i8 s = 0;
+  u64 rate = hz;
+  while (rate > 2 * kSecond) {
+    rate >>= 1;
+    --s;
+  }
+  while (rate <= kSecond && s < 31) {
+    rate <<= 1;
+    ++s;
+  }
+  // mul = 10^9 * 2^32 / (hz * 2^s), with what the shifts lost put back.
+  u128 numerator = static_cast<u128>(kSecond) << 32;
+  u128 denominator = s >= 0 ? static_cast<u128>(hz) << s : static_cast<u128>(hz);
+  if (s < 0) numerator <<= -s;
+  mul = static_cast<u32>(numerator / denominator);
+  shift = s;
+}
+
+}  // namespace
+
+void write_kvmclock_system(Cpu& cpu, u64 value) {
+  cpu.s.kvmclock_system = value;
+  if (!(value & 1)) return;
+  Cpu::Core& core = *cpu.core;
+  const u64 at = value & ~u64{1};
+  TimeInfo info{};
+  auto old = core.memory.read_value<u32>(at);
+  if (!old) return;
+  info.version = (*old | 1) + 1;  // even: consistent
+  const Clock* clock = core.shared.setup.clock;
+  info.tsc_timestamp = core.guest_tsc();
+  info.system_time = clock ? static_cast<u64>(clock->now()) : 0;
+  scale(core.shared.setup.tsc_hz, info.tsc_to_system_mul, info.tsc_shift);
+  info.flags = kTscStable;
+  u32 odd = *old | 1;
+  if (!core.memory.write_value(at, odd)) return;
+  u32 version = info.version;
+  info.version = odd;
+  if (!core.memory.write_value(at, info)) return;
+  std::atomic_thread_fence(std::memory_order_release);
+  (void)core.memory.write_value(at, version);
+}
+
+void write_kvmclock_wall(Cpu& cpu, u64 value) {
+  cpu.s.kvmclock_wall = value;
+  Cpu::Core& core = *cpu.core;
+  const Clock* clock = core.shared.setup.clock;
+  if (!clock) return;
+  // The wall clock at the moment when the system time was 0.
+  u64 boot = static_cast<u64>(clock->wall() - clock->now());
+  auto old = core.memory.read_value<u32>(value & ~u64{1});
+  if (!old) return;
+  WallClock wall{(*old | 1) + 1, static_cast<u32>(boot / 1'000'000'000),
+                 static_cast<u32>(boot % 1'000'000'000)};
+  (void)core.memory.write_value(value & ~u64{1}, wall);
+}
+
+}  // namespace skerry::soft::system
