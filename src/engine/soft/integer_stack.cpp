@@ -119,7 +119,8 @@ Flow enter(Cpu& cpu, const Op& op) {
   }
   if (level != 0 && !push(static_cast<T>(frame))) return cpu.failed();
   sp = (sp - (op.imm & 0xffff)) & mask;
-  if (!cpu.probe_write(kStack, sp, sizeof(T))) return cpu.failed();
+  if (!fast<sizeof(T), true>(cpu, kStack, sp) && !cpu.probe_write(kStack, sp, sizeof(T)))
+    return cpu.failed();
   set_reg<T>(cpu, rbp, static_cast<T>(frame));
   cpu.set_sp(sp);
   return Flow::next;
