@@ -14,6 +14,8 @@ Result<Json> parse_json(std::string_view text, std::string_view name) {
     std::string why = e.what();
     if (size_t colon = why.find(": "); colon != why.npos) why = why.substr(colon + 2);
     return fail("{}:{}:{}: not JSON: {}", name, line, column, why);
+  } catch (const Json::exception& e) {  // a number beyond any type, as 1e999
+    return fail("{}: not JSON: {}", name, e.what());
   }
 }
 

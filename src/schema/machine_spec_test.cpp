@@ -85,6 +85,7 @@ TEST(SpecJson, RefusesWithThePlace) {
   EXPECT_NE(merge_error(R"({"memory": null})"), "accepted");
   EXPECT_EQ(merge_error("{\n \"cpus\": ]}").substr(0, 24), "vm.json:2:10: not JSON: ");
   EXPECT_NE(merge_error(""), "accepted");
+  EXPECT_NE(merge_error("1e999"), "accepted");
   EXPECT_NE(merge_error(std::string(200'000, '[')), "accepted");  // deep nesting must not overflow
 }
 
