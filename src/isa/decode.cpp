@@ -160,7 +160,8 @@ bool Decoder::evex() {
   insn_.evex_z = d & 0x80;
   insn_.vector_length = d >> 5 & 3;
   insn_.evex_b = d & 0x10;
-  v4_ = d & 0x08 || !long_ ? 0 : 16;
+  if (!(d & 0x08) && !long_) return invalid();  // there are eight registers
+  v4_ = d & 0x08 ? 0 : 16;
   insn_.vvvv |= v4_;
   insn_.evex_aaa = d & 7;
   return true;
@@ -538,6 +539,9 @@ bool Decoder::operands() {
   insn_.operands = row_->operands;
   for (unsigned i = 0; i < row_->operands; ++i)
     if (!operand(row_->op[i], insn_.op[i])) return false;
+  // Merging keeps what the mask leaves out.
+  if (insn_.evex_aaa && !insn_.evex_z && row_->merging && insn_.op[0].kind == OperandKind::vector)
+    insn_.op[0].read = true;
   return true;
 }
 

@@ -450,6 +450,7 @@ void Parser::finish() {
   row_.byte_form = has_byte && !has_wide && row_.encoding == Insn::Encoding::legacy &&
                    (row_.cls == Class::integer || row_.cls == Class::string);
   if (row_.sem == Sem::emms) row_.cls = Class::mmx;
+  row_.merging = row_.masked && string_view(text_.name).find("blendm") == string_view::npos;
   if (row_.names.empty()) {
     row_.names = text_.name;
     if (row_.names.ends_with('_')) row_.names.remove_suffix(1);

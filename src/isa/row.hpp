@@ -130,6 +130,7 @@ struct Row {
   bool byte_form = false;            ///< Insn::opsize is 1
   bool mandatory66 = false;          ///< 66 is part of the opcode, not an operand size
   bool masked = false, zeroing = false;  ///< EVEX {k}, {z}
+  bool merging = false;                  ///< without {z} keeps masked-out elements
   bool mask_required = false;            ///< EVEX.aaa = 0 is #UD (gather, scatter)
   bool rounding = false, sae = false;    ///< EVEX {er}, {sae}
   bool ignore_mod = false;  ///< ModRM.mod is not looked at: always a register (MOV CRn)

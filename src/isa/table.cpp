@@ -33,6 +33,9 @@ constexpr RowText kRows[] = {
 #define SKERRY_CLASS mask
 #include "isa/table_mask.inc"
 #undef SKERRY_CLASS
+#define SKERRY_CLASS avx512
+#include "isa/table_avx512.inc"
+#undef SKERRY_CLASS
 };
 
 #undef I
