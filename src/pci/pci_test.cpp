@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <random>
 #include <thread>
 
 #include "pci/bus.hpp"
@@ -210,6 +211,26 @@ TEST_F(PciTest, BarsMoveWhileOthersAccessThem) {
   ending = true;
   vcpu.join();
   EXPECT_EQ(odd, 0u);
+}
+
+TEST_F(PciTest, RandomConfigurationWrites) {
+  std::string before = space.dump() + ports.dump();
+  std::mt19937_64 random(7);
+  for (int i = 0; i < 50'000; ++i) {
+    u64 r = random();
+    unsigned offset = r % 4 ? 4 + (r >> 8) % 0x24 : (r >> 8) % 256;
+    unsigned size = 1u << (r >> 20) % 3;
+    card.config_write(offset & ~(size - 1), size, static_cast<u32>(r % 16 ? random() : ~u64{0}));
+    card.msix()->trigger((r >> 24) % 4);
+    for (unsigned bar = 0; bar < 6; ++bar)
+      if (auto at = card.bar_address(bar)) {
+        ASSERT_LT(*at, Function::kAddressLimit);
+        ASSERT_NE(*at, 0u);
+      }
+  }
+  EXPECT_EQ(read(0, 4), 0x56781234u);
+  card.reset();
+  EXPECT_EQ(space.dump() + ports.dump(), before);
 }
 
 TEST_F(PciTest, Intx) {
