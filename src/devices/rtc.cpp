@@ -47,7 +47,7 @@ i64 floor_div(i64 a, i64 b) {
 }
 
 // Days since 1970-01-01 of the proleptic Gregorian calendar; years begin in March here.
-i64 days_from_civil(i64 year, unsigned month, unsigned day) {
+i64 days_from_civil(i64 year, i64 month, i64 day) {
   if (month <= 2) --year;
   i64 era = floor_div(year, 400);
   i64 of_era = year - era * 400;
@@ -153,6 +153,8 @@ void Rtc::to_cmos(i64 seconds) {
 i64 Rtc::from_cmos() const {
   const auto& cmos = s_.cmos;
   i64 year = i64{decode(cmos[kCentury])} * 100 + decode(cmos[kYear]);
+  // Nanoseconds in 64 bits reach from 1678 to 2262; a century that does not fit is this one.
+  if (year < 1800 || year > 2200) year = 2000 + year % 100;
   unsigned month = std::clamp(decode(cmos[kMonth]), 1u, 12u);
   i64 days = days_from_civil(year, month, decode(cmos[kDayOfMonth]));
   return days * kDay + i64{decode_hour(cmos[kHours])} * 3600 + i64{decode(cmos[kMinutes])} * 60 +
@@ -370,10 +372,11 @@ void Rtc::save(state::Image& image) const {
 Result<> Rtc::load(const state::Image& image) {
   State s;
   TRY_VOID(image.get(name(), s));
-  // Some 290 years each way fit; a hostile image must not overflow the sums.
-  constexpr i64 kLimit = i64{1} << 61;
-  bool good = std::abs(s.offset / 2) < kLimit / 2 && std::abs(s.stopped_at / 2) < kLimit / 2 &&
-              std::abs(s.seen_second / 2) < kLimit / kSecond && s.seen_period >= 0 &&
+  // A hostile image must not overflow the sums.
+  constexpr i64 kLimit = 9'000'000'000;  // seconds
+  auto fits = [](i128 ns) { return ns > -i128{kLimit} * kSecond && ns < i128{kLimit} * kSecond; };
+  bool good = fits(i128{around_.clock().wall()} + s.offset) && fits(s.stopped_at) &&
+              s.seen_second > -kLimit && s.seen_second < kLimit && s.seen_period >= 0 &&
               s.seen_period < (i64{1} << 50) && s.index < 128;
   if (!good) return fail("section {}: a time is out of range", name());
   s_ = s;

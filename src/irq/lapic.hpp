@@ -31,11 +31,11 @@ enum ApicError : u32 {
 struct LapicSetup {
   u32 id = 0;
   bool bsp = false;
-  bool x2apic = true;              ///< CPUID.1:ECX[21]
-  bool tsc_deadline = true;        ///< CPUID.1:ECX[24]
-  bool directed_eoi = false;       ///< offer suppression of the EOI broadcast (version bit 24)
-  unsigned physical_bits = 46;     ///< CPUID.80000008H:EAX[7:0]
-  u64 tsc_hz = 1'000'000'000;      ///< rate of guest_tsc
+  bool x2apic = true;                ///< CPUID.1:ECX[21]
+  bool tsc_deadline = true;          ///< CPUID.1:ECX[24]
+  bool directed_eoi = false;         ///< offer suppression of the EOI broadcast (version bit 24)
+  unsigned physical_bits = 46;       ///< CPUID.80000008H:EAX[7:0]
+  u64 tsc_hz = 1'000'000'000;        ///< rate of guest_tsc
   std::function<u64()> guest_tsc{};  ///< this vCPU's TSC now; empty: Clock scaled to tsc_hz
 };
 
