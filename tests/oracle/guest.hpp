@@ -1,0 +1,26 @@
+// Runs cases in the interpreter: a 64-bit user-mode Cpu whose page tables map the addresses of
+// case.hpp. Single-threaded.
+#pragma once
+
+#include <memory>
+
+#include "engine/soft/core.hpp"
+#include "oracle/case.hpp"
+
+namespace skerry::oracle {
+
+class Guest {
+ public:
+  static Result<std::unique_ptr<Guest>> create();
+  void run(const Case& c, Outcome& out);
+
+ private:
+  Guest() = default;
+  void build_tables();
+  std::unique_ptr<memory::GuestMemory> memory_;
+  soft::Shared shared_;
+  std::unique_ptr<soft::Cpu> cpu_;
+  std::unique_ptr<soft::Cpu::Core> core_;
+};
+
+}  // namespace skerry::oracle
