@@ -108,7 +108,16 @@ bool Reencoder::registers() {
 
 bool Reencoder::memory() {
   bool offset = false;
-  for (const OperandSpec& o : row_.op) offset |= o.method == Method::O;
+  bool implicit_address = false;  // rCX of LOOP, [rSI], ...: only the address size can be kept
+  for (const OperandSpec& o : row_.op) {
+    offset |= o.method == Method::O;
+    implicit_address |= o.size == Size::a || o.method == Method::X || o.method == Method::Y ||
+                        o.method == Method::at;
+  }
+  if (implicit_address) {
+    if (insn_.addrsize == 2 || (insn_.addrsize == 4 && patch_.memory)) return false;
+    address32_ = insn_.addrsize == 4;
+  }
   bool by_modrm = insn_.has_modrm && insn_.modrm < 0xc0 && !row_.ignore_mod;
   if (!by_modrm && !offset) return !patch_.memory;
   if (!patch_.memory && (insn_.addrsize == 2 || insn_.mem.base == Memory::kRip || offset))
@@ -122,7 +131,7 @@ bool Reencoder::memory() {
   u8 index = patch_.memory && !insn_.mem.vsib ? Memory::kNone : insn_.mem.index;
   i64 disp = patch_.memory ? patch_.disp : insn_.mem.disp;
   disp_ = static_cast<i32>(disp);
-  address32_ = !patch_.memory && insn_.addrsize == 4;
+  address32_ |= !patch_.memory && insn_.addrsize == 4;
   has_sib_ = index != Memory::kNone || insn_.mem.vsib || base == Memory::kNone || (base & 7) == 4;
   bool no_base = base == Memory::kNone;
   modrm_ = static_cast<u8>((no_base ? 0x00 : 0x80) | (value(Place::reg) & 7) << 3 |
@@ -143,6 +152,7 @@ bool Reencoder::legacy_prefixes() {
   if (insn_.encoding != Insn::Encoding::legacy) return true;
   if (insn_.lock) emit(0xf0);
   bool by_opsize = false;
+  for (const OperandSpec& o : row_.op) by_opsize |= o.method == Method::Is;
   for (const OperandSpec& o : row_.op)
     for (Size s : {o.size, o.mem_size})
       by_opsize |= s == Size::v || s == Size::z || s == Size::p || s == Size::vv;
