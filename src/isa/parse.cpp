@@ -419,6 +419,10 @@ void Parser::notes(string_view s) {
 /// What follows from the other columns.
 void Parser::finish() {
   bool has_byte = false, has_wide = false;
+  for (const OperandSpec& o : row_.op) {
+    row_.vsib |= o.method == Method::T;
+    row_.has_source |= o.method == Method::X;
+  }
   for (const OperandSpec& o : row_.op)
     if (o.method == Method::C || o.method == Method::D) row_.ignore_mod = true;
   for (unsigned i = 0; i < row_.operands; ++i) {

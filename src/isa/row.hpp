@@ -135,8 +135,10 @@ struct Row {
   bool rounding = false, sae = false;    ///< EVEX {er}, {sae}
   bool ignore_mod = false;  ///< ModRM.mod is not looked at: always a register (MOV CRn)
   bool uses_vvvv = false;
-  bool distinct = false;  ///< gather: destination, index and mask registers must differ
-  u8 disp8 = 0;           ///< EVEX disp8*N when N is not the memory operand's size
+  bool vsib = false;        ///< memory with a vector index
+  bool has_source = false;  ///< MOVS, CMPS: Insn::mem is the DS:rSI operand
+  bool distinct = false;    ///< gather: destination, index and mask registers must differ
+  u8 disp8 = 0;             ///< EVEX disp8*N when N is not the memory operand's size
   Privilege privilege = Privilege::none;
   u8 operands = 0, explicit_operands = 0;
   OperandSpec op[6];

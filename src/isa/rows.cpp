@@ -39,8 +39,9 @@ Slot Tables::add_slot(std::span<const u16> list, int reg) {
       continue;
     c.push_back({row.mask, row.value, r});
   }
-  std::ranges::stable_sort(c, [](const Candidate& a, const Candidate& b) {
-    return std::popcount(a.mask) > std::popcount(b.mask);
+  std::ranges::sort(c, [](const Candidate& a, const Candidate& b) {
+    int x = std::popcount(a.mask), y = std::popcount(b.mask);
+    return x != y ? x > y : a.row < b.row;
   });
   for (size_t i = 0; i < c.size(); ++i)
     for (size_t j = i + 1; j < c.size(); ++j) {

@@ -29,6 +29,7 @@ const std::map<string, string> kKnown = {
     {"bsr operand 0: access", "a zero source leaves the destination as it was"},
     {"name: xchg / pause", "F3 41 90 exchanges on real processors (tried)"},
     {"only ours: vcvtsi2sd", "W is ignored outside 64-bit mode"},
+    {"only ours: vcvtusi2sd", "W is ignored outside 64-bit mode"},
     {"only theirs: sys*", "SYSCALL and SYSRET outside 64-bit mode are AMD's; Intel: #UD"},
     {"flags changed: vptest", "Zydis omits the flags that are cleared"},
     {"flags changed: vtest*", "Zydis omits the flags that are cleared"},
