@@ -49,6 +49,7 @@ struct Case {
   isa::Insn insn;
   State in;
   std::array<u8, kDataSize> data;
+  u64 memory_at = 0;  ///< where the memory operand lies
 };
 
 }  // namespace skerry::oracle

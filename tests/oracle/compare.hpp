@@ -6,8 +6,8 @@
 
 namespace skerry::oracle {
 
-/// Empty if equal; else one line per difference.
-std::string differences(const Case& c, const Outcome& host, const Outcome& guest);
+/// Empty if equal; else one line per difference. Changes the outcomes where processors may differ.
+std::string differences(const Case& c, Outcome& host, Outcome& guest);
 /// Bytes, disassembly, and the inputs that the instruction names.
 std::string describe(const Case& c);
 

@@ -293,6 +293,8 @@ void Native::child_main(int commands, int answers) {
   char byte = 1;
   if (write(answers, &byte, 1) != 1) syscall(SYS_exit, 1);
   Exchange& x = exchange();
+  // Present from the start, so that error codes tell "read-only" from "not there".
+  for (u64 at : {kReadOnly, kData, kData + kPage}) *reinterpret_cast<volatile u8*>(at);
   while (read(commands, &byte, 1) == 1) {
     for (u32 i = shared_->current; i < shared_->count; i++) {
       shared_->current = i;

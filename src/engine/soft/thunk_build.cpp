@@ -5,12 +5,12 @@
 
 #include "base/result.hpp"
 #include "engine/soft/thunk.hpp"
+#include "isa/reencode.hpp"
 
 namespace skerry::soft {
 
 using isa::Class;
 using isa::Insn;
-using isa::Method;
 using isa::OperandKind;
 using isa::Sem;
 
@@ -27,33 +27,6 @@ std::string_view sem_name(Sem sem) {
 namespace {
 
 constexpr u8 kR8 = 8;
-
-enum class Field : u8 { none, reg, rm, vvvv, is4 };
-
-Field field_of(Method m) {
-  switch (m) {
-    case Method::G:
-    case Method::P:
-    case Method::V:
-    case Method::KG: return Field::reg;
-    case Method::E:
-    case Method::R:
-    case Method::M:
-    case Method::Q:
-    case Method::N:
-    case Method::W:
-    case Method::U:
-    case Method::T:
-    case Method::KE:
-    case Method::KR:
-    case Method::STi: return Field::rm;
-    case Method::B:
-    case Method::H:
-    case Method::KH: return Field::vvvv;
-    case Method::L: return Field::is4;
-    default: return Field::none;
-  }
-}
 
 bool has(std::string_view text, std::string_view part) {
   return text.find(part) != std::string_view::npos;
@@ -172,6 +145,14 @@ u8 alignment_of(const Insn& insn, const isa::Operand& m) {
     case Sem::pcmpestrm:
     case Sem::pcmpistri:
     case Sem::pcmpistrm: return 0;
+    case Sem::sha1msg1:
+    case Sem::sha1msg2:
+    case Sem::sha1nexte:
+    case Sem::sha1rnds4:
+    case Sem::sha256msg1:
+    case Sem::sha256msg2:
+    case Sem::sha256rnds2:  // AMD's processors do not mind
+      return __builtin_cpu_is("amd") ? 0 : 16;
     default: return insn.encoding == Insn::Encoding::legacy && m.size == 16 ? 16 : 0;
   }
 }
@@ -257,9 +238,9 @@ HostForm host_form(const Insn& insn) {
   for (unsigned i = 0; i < insn.operands; i++) {
     const isa::Operand& o = insn.op[i];
     const isa::OperandSpec& spec = row.op[i];
-    Field f = field_of(spec.method);
-    if (f == Field::none) continue;
-    if (o.kind == OperandKind::memory) {
+    isa::Place f = isa::place_of(insn, i);
+    if (f == isa::Place::none) continue;
+    if (f == isa::Place::memory) {
       memory = true;
       if (spec.mem_size == isa::Size::y) w = o.size == 8;
       continue;
@@ -267,17 +248,17 @@ HostForm host_form(const Insn& insn) {
     u8 number = o.reg;
     if (o.kind == OperandKind::gpr) {
       if (spec.size == isa::Size::y) w = o.size == 8;
-      unsigned slot = f == Field::reg ? 0 : f == Field::rm ? 1 : 2;
+      unsigned slot = f == isa::Place::reg ? 0 : f == isa::Place::rm ? 1 : 2;
       form.guest[slot] = number;
       form.guest_read[slot] = o.read || o.size < 4;
       form.guest_written[slot] = o.write;
       number = static_cast<u8>(kR8 + slot);
     }
     switch (f) {
-      case Field::reg: reg = number; break;
-      case Field::rm: rm = number, fixed_rm = false; break;
-      case Field::vvvv: vvvv = number; break;
-      case Field::is4: is4 = number; break;
+      case isa::Place::reg: reg = number; break;
+      case isa::Place::rm: rm = number, fixed_rm = false; break;
+      case isa::Place::vvvv: vvvv = number; break;
+      case isa::Place::is4: is4 = number; break;
       default: break;
     }
   }
@@ -301,14 +282,17 @@ HostForm host_form(const Insn& insn) {
       b.push_back(
           static_cast<u8>(w << 7 | (~vvvv & 15) << 3 | (insn.vector_length & 1) << 2 | insn.pp));
       break;
-    case Insn::Encoding::evex:
+    case Insn::Encoding::evex: {
       b.push_back(0x62);
       b.push_back(static_cast<u8>(inv(r3) << 7 | inv(memory ? 0 : x) << 6 | inv(b3) << 5 |
                                   inv(r4) << 4 | insn.map));
       b.push_back(static_cast<u8>(w << 7 | (~vvvv & 15) << 3 | 4 | insn.pp));
-      b.push_back(static_cast<u8>(insn.evex_z << 7 | insn.vector_length << 5 | insn.evex_b << 4 |
+      // In register forms EVEX.b gives L'L to the rounding mode.
+      u8 ll = insn.evex_b && !memory && row.rounding ? insn.evex_rc : insn.vector_length;
+      b.push_back(static_cast<u8>(insn.evex_z << 7 | ll << 5 | insn.evex_b << 4 |
                                   inv(vvvv >> 4 & 1) << 3 | insn.evex_aaa));
       break;
+    }
   }
   b.push_back(insn.opcode);
   if (insn.has_modrm) {
@@ -447,12 +431,12 @@ const Thunk* thunk_of(const Op& op, CodeArena& arena) {
     b.loads();
     b.e.append(b.form.bytes.data(), b.form.bytes.size());
     b.stores();
-    b.t.code = arena.add(b.e, b.mxcsr || b.t.x87);
+    b.t.code = arena.add(b.e, b.mxcsr, b.t.x87);
     if (!b.t.code) {
       arena.flush();
       known.thunks.clear();
       known.generation = arena.generation();
-      b.t.code = arena.add(b.e, b.mxcsr || b.t.x87);
+      b.t.code = arena.add(b.e, b.mxcsr, b.t.x87);
       SKERRY_CHECK(b.t.code, "a thunk larger than the arena");
     }
     found = known.thunks.emplace(std::move(key), b.t).first;

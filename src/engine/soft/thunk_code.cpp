@@ -25,13 +25,15 @@ constexpr u8 kRdi = 7, kRsi = 6;
 // The arenas that exist, for the signal handler: fixed slots, written before the arena is used.
 struct Range {
   std::atomic<u64> begin{0}, end{0};
+  std::atomic<u64> x87_from{0};  ///< x87 thunks lie above
 };
 constexpr unsigned kMaxArenas = 1024;
 Range g_ranges[kMaxArenas];
 struct sigaction g_previous[65];
 
 // Offsets of the fixed parts at the start of every arena.
-constexpr size_t kHostMxcsrAt = 0, kFpExitAt = 16, kIllegalExitAt = 64, kFirstThunk = 128;
+constexpr size_t kHostMxcsrAt = 0, kFpExitAt = 16, kIllegalExitAt = 64, kX87FpExitAt = 112,
+                 kFirstThunk = 160;
 
 const Range* find_range(u64 pc) {
   for (const Range& r : g_ranges)
@@ -63,7 +65,9 @@ void on_signal(int signal, siginfo_t* info, void* context) {
   if (const Range* range = find_range(pc)) {
     u64 begin = range->begin.load(std::memory_order_relaxed);
     if (signal == SIGFPE || signal == SIGILL) {
-      size_t exit = signal == SIGFPE ? kFpExitAt : kIllegalExitAt;
+      size_t exit = signal == SIGILL                                        ? kIllegalExitAt
+                    : pc >= range->x87_from.load(std::memory_order_relaxed) ? kX87FpExitAt
+                                                                            : kFpExitAt;
       uc->uc_mcontext.gregs[REG_RIP] = static_cast<greg_t>(begin + exit);
       return;
     }
@@ -218,8 +222,9 @@ bool CodeArena::map() {
   for (Range& range : g_ranges) {
     u64 none = 0;
     if (range.begin.compare_exchange_strong(none, reinterpret_cast<u64>(run_))) {
-      range.end = reinterpret_cast<u64>(run_) + kArenaSize;
+      published_x87_from_ = &range.x87_from;
       flush();
+      range.end = reinterpret_cast<u64>(run_) + kArenaSize;
       return true;
     }
   }
@@ -246,7 +251,9 @@ void CodeArena::flush() {
   // state back, and the reason.
   auto put_exit = [&](size_t at, u64 reason) {
     Emitter e;
-    if (reason == kThunkFpException) e.store_mxcsr();
+    // The change to MMX state comes before the exception of CVTPS2PI and its kin.
+    if (at == kX87FpExitAt) e.fxsave();
+    if (at == kFpExitAt) e.store_mxcsr();
     e.fninit();
     e.bytes({0x0f, 0xae, 0x15});  // ldmxcsr [rip + ...]
     e.dword(static_cast<u32>(kHostMxcsrAt - (at + e.size() + 4)));
@@ -259,18 +266,24 @@ void CodeArena::flush() {
   };
   store(write_ + kHostMxcsrAt, kHostMxcsr);
   put_exit(kFpExitAt, kThunkFpException);
+  put_exit(kX87FpExitAt, kThunkFpException);
   put_exit(kIllegalExitAt, kThunkIllegal);
   used_ = kFirstThunk;
+  x87_from_ = kArenaSize;
+  *published_x87_from_ = reinterpret_cast<u64>(run_) + x87_from_;
 }
 
-ThunkCode CodeArena::add(const Emitter& code, bool restore_mxcsr) {
+ThunkCode CodeArena::add(const Emitter& code, bool mxcsr, bool x87) {
   size_t size = align_up(code.size() + 16, 32);
-  if (used_ + size > kArenaSize) return nullptr;
-  size_t at = used_;
-  used_ += size;
+  if (used_ + size > x87_from_) return nullptr;
+  size_t at = x87 ? x87_from_ -= size : used_;
+  if (x87)
+    *published_x87_from_ = reinterpret_cast<u64>(run_) + at;
+  else
+    used_ += size;
   std::memcpy(write_ + at, code.code().data(), code.size());
   Emitter tail;
-  if (restore_mxcsr) {
+  if (mxcsr || x87) {
     tail.bytes({0x0f, 0xae, 0x15});
     tail.dword(static_cast<u32>(kHostMxcsrAt - (at + code.size() + tail.size() + 4)));
   }

@@ -13,6 +13,7 @@
 // no locks, and a flush cannot pull code from under a running thunk.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -79,9 +80,9 @@ class CodeArena {
   static CodeArena* of_this_thread();
   ~CodeArena();
 
-  /// Copies code in, prefixed by nothing, suffixed by restoring MXCSR if asked and the return; null
-  /// if the arena is full: flush() and build again.
-  ThunkCode add(const Emitter& code, bool restore_mxcsr);
+  /// Copies code in, followed by restoring MXCSR (if the thunk loads it, as x87 thunks do) and the
+  /// return; null if the arena is full: flush() and build again. x87: between FXRSTOR and FXSAVE.
+  ThunkCode add(const Emitter& code, bool mxcsr, bool x87);
   /// Changes at every flush and is never the same for two arenas: what was built under another
   /// generation must not be run.
   u64 generation() const { return generation_; }
@@ -92,7 +93,9 @@ class CodeArena {
   bool map();
   u8* write_ = nullptr;
   u8* run_ = nullptr;
-  size_t used_ = 0;
+  size_t used_ = 0;      ///< ordinary thunks grow up
+  size_t x87_from_ = 0;  ///< x87 thunks grow down
+  std::atomic<u64>* published_x87_from_ = nullptr;
   u64 generation_ = 0;
 };
 

@@ -81,6 +81,21 @@ Flow run_fx(Cpu& cpu, const Op& op) {
   return Flow::next;
 }
 
+u8 (&st(Cpu& cpu, unsigned i))[16] {
+  return *reinterpret_cast<u8(*)[16]>(&cpu.s.xsave[area::kSt + 16u * i]);
+}
+
+/// Sets FSW. The area holds the registers by stack position, so they turn when TOP changes.
+void set_status(Cpu& cpu, u16 status) {
+  unsigned turn = ((status >> 11) - (fsw(cpu) >> 11)) & 7;
+  if (turn) {
+    u8 copy[8][16];
+    std::memcpy(copy, &cpu.s.xsave[area::kSt], sizeof copy);
+    for (unsigned i = 0; i < 8; i++) std::memcpy(st(cpu, i), copy[(i + turn) & 7], 16);
+  }
+  set_fsw(cpu, status);
+}
+
 Flow wait(Cpu& cpu, const Op&) {
   if ((cpu.s.cr0 & (kCr0Mp | kCr0Ts)) == (kCr0Mp | kCr0Ts)) return cpu.raise(NM);
   return fsw(cpu) & 0x80 ? cpu.raise(MF) : Flow::next;
@@ -89,7 +104,7 @@ Flow wait(Cpu& cpu, const Op&) {
 Flow finit(Cpu& cpu, const Op& op) {
   if (!pass_gate(cpu, gate_of(*op.insn))) return Flow::fault;
   set_fcw(cpu, 0x37f);
-  set_fsw(cpu, 0);
+  set_status(cpu, 0);
   cpu.s.xsave[area::kFtw] = 0;
   set_pointers(cpu, {0, 0, 0});
   return Flow::next;
@@ -127,10 +142,6 @@ constexpr unsigned kRegisters = 80;
 
 unsigned environment_size(const Op& op) {
   return op.opsize == 2 ? 14 : 28;
-}
-
-u8 (&st(Cpu& cpu, unsigned i))[16] {
-  return *reinterpret_cast<u8(*)[16]>(&cpu.s.xsave[area::kSt + 16u * i]);
 }
 
 /// The two-bit tags (SDM 1 8.1.7) from the one-bit tags and the registers' contents.
@@ -200,13 +211,8 @@ void get_environment(Cpu& cpu, bool wide, const u8* from) {
   u8 abridged = 0;
   for (unsigned r = 0; r < 8; r++)
     if ((tags >> (2 * r) & 3) != 3) abridged = static_cast<u8>(abridged | 1 << r);
-  // The area holds the registers by stack position: turn them when TOP changes.
-  unsigned old_top = fsw(cpu) >> 11 & 7, top = status >> 11 & 7;
-  u8 copy[8][16];
-  for (unsigned r = 0; r < 8; r++) std::memcpy(copy[r], st(cpu, (r - old_top) & 7), 16);
-  for (unsigned r = 0; r < 8; r++) std::memcpy(st(cpu, (r - top) & 7), copy[r], 16);
   set_fcw(cpu, control);
-  set_fsw(cpu, status);
+  set_status(cpu, status);
   cpu.s.xsave[area::kFtw] = abridged;
   set_pointers(cpu, p);
 }
