@@ -49,7 +49,7 @@ class Lapic final : public machine::LocalApic {
   void set_port(machine::VcpuPort* port) { port_ = port; }
   /// The 8259 pair behind LINT0. Before vCPUs start.
   void set_extint(machine::ExtIntSource* source) { extint_ = source; }
-  void set_tsc(std::function<u64()> guest_tsc, u64 tsc_hz);
+  void set_tsc(std::function<u64()> guest_tsc, u64 tsc_hz) override;
 
   /// LINT0 as ExtINT, unmasked: what firmware sets up for the virtual wire to the 8259. For the
   /// board when it boots a kernel without firmware; on the owner's thread or before it starts.
