@@ -222,6 +222,10 @@ void Oracle::operands(std::span<const u8> bytes, const Insn& insn, const string&
           if (r == ZYDIS_REGISTER_RIP || r == ZYDIS_REGISTER_EIP) return Memory::kRip;
           return static_cast<unsigned>(ZydisRegisterGetId(r));
         };
+        // Zydis 4.0 sees a base of R13D in [index * scale + disp32] with 67 and REX.B; processors
+        // see none (tried).
+        if (t.mem.base == ZYDIS_REGISTER_R13D && insn.modrm < 0x40 && m.base == Memory::kNone)
+          continue;
         if (m.base != number(t.mem.base) || m.index != number(t.mem.index) ||
             (m.index != Memory::kNone && 1 << m.scale != t.mem.scale))
           return differ(which + ": address", bytes);
