@@ -212,6 +212,16 @@ TEST(CpuModel, Identity) {
   EXPECT_EQ(cpuid_lookup(host, 0x80000000, 0).eax, 0x80000021u);
 }
 
+TEST(CpuModel, KernelsNeedNoWorkarounds) {
+  CpuidTable t = build("x86-64-v2").value();
+  u64 value = machine::arch_capabilities(t);
+  EXPECT_EQ(value & 0x0d10e17b, 0x0d10e17bu);
+  EXPECT_TRUE(value >> 62 & 1) << "ITS_NO";
+  value = machine::arch_capabilities(build("x86-64-v2,-spec-ctrl").value());
+  EXPECT_FALSE(value & 2) << "IBRS_ALL needs the register that turns IBRS on";
+  EXPECT_EQ(machine::arch_capabilities(build("x86-64-v2,-arch-capabilities").value()), 0u);
+}
+
 TEST(CpuModel, FeatureNamesAreUniqueAndTheirGroundsExist) {
   for (const CpuFeature& a : cpu_features()) {
     EXPECT_EQ(find_cpu_feature(a.name), &a) << a.name;
