@@ -66,6 +66,20 @@ void level(const Case& c, Outcome& o) {
       default: break;
     }
   }
+  // A gather that faults: whether mask elements have been spread out already, and the upper parts
+  // zeroed.
+  if (c.insn.mem.vsib && c.insn.encoding == isa::Insn::Encoding::vex && o.vector != kNoFault) {
+    std::memset(&o.state.xsave[1152], 0, 512);
+    u8* x = o.state.xsave.data();
+    u32 dst = c.insn.op[0].reg, mask = c.insn.op[2].reg;
+    if (c.insn.vector_length == 0) std::memset(x + 576 + 16 * dst, 0, 16);
+    for (u32 i = 0; i < 16; i++) {
+      x[160 + 16 * mask + i] &= i % 4 == 3 ? 0x80 : 0;
+      x[576 + 16 * mask + i] &= i % 4 == 3 && c.insn.vector_length ? 0x80 : 0;
+    }
+  }
+  // The change to MMX state may come before the fault.
+  if (sem == Sem::maskmovq && o.vector != kNoFault) std::memset(&o.state.xsave[2], 0, 158);
   // MXCSR_MASK in the image: AMD has the bit for misaligned SSE.
   if (sem == Sem::fxsave && o.vector == kNoFault)
     for (u64 at = c.memory_at + 28; at < c.memory_at + 32; at++)

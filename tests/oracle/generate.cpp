@@ -452,9 +452,16 @@ std::optional<Case> generate(u16 index, Random& r) {
     gpr[rax] = (fill & 0xff) * 0x0101010101010101;
     c.data[r.below(kDataSize)] ^= 1;
   }
+  // Both ends selected: whether bytes that are not selected fault is up to the processor.
+  if (insn.sem == Sem::maskmovdqu || insn.sem == Sem::vmaskmovdqu)
+    for (unsigned i : {0u, 15u}) c.in.xsave[160 + 16u * insn.op[1].reg + i] |= 0x80;
+  if (insn.sem == Sem::maskmovq)
+    for (unsigned i = 0; i < 8; i++)
+      for (unsigned byte : {0u, 7u}) c.in.xsave[32 + 16 * i + byte] |= 0x80;
   // A branch goes to one of the landings.
   if (row.cls == Class::control) {
-    if (insn.prefix66) return std::nullopt;  // AMD truncates RIP, Intel does not
+    if (insn.rep || insn.repne) return std::nullopt;  // AMD: F3 LOOPNE is LOOPE
+    if (insn.prefix66) return std::nullopt;           // AMD truncates RIP, Intel does not
     bool relative = false;
     for (unsigned i = 0; i < insn.operands; i++)
       relative |= insn.op[i].kind == OperandKind::relative;

@@ -79,9 +79,9 @@ u8 element_size(std::string_view n) {
     if (from.starts_with('t')) from.remove_prefix(1);
     return from == "dq" || from == "udq" || from == "ps" || from == "ss" ? 4 : 8;
   }
+  if (n.starts_with("vp")) return n == "vpshufbitqmb" ? 1 : letter(n.back());
   if (n.ends_with("ps") || n.ends_with("ss")) return 4;
   if (n.ends_with("pd") || n.ends_with("sd")) return 8;
-  if (n == "vpdpbusds" || n == "vpdpwssds" || n == "vdpbf16ps") return 4;
   return letter(n.back());
 }
 
@@ -114,13 +114,13 @@ void set_masking(Thunk& t, const Insn& insn, const isa::Operand& m) {
   } else if (m.write) {
     t.masking = Masking::store;
     t.lanes = static_cast<u8>(m.size / t.element);
-  } else if (insn.evex_b || has(n, "broadcast")) {
-    if (insn.evex_b) t.element = static_cast<u8>(m.size);
-    t.masking = Masking::all_off;
-    t.lanes = static_cast<u8>(vector / std::max<unsigned>(t.element, 1));
+    t.probe_all = never_suppresses(insn, n);
   } else if (!never_suppresses(insn, n)) {
+    // A broadcast element is read if any of the mask bits that it goes to is set.
+    if (insn.evex_b) t.element = static_cast<u8>(m.size);
     t.masking = Masking::load;
     t.lanes = static_cast<u8>(m.size / t.element);
+    if (insn.evex_b || has(n, "broadcast")) t.broadcast_lanes = static_cast<u8>(vector / t.element);
   }
 }
 
@@ -359,8 +359,12 @@ struct Builder {
       if (o.kind == OperandKind::mask && needed) e.load_mask(o.reg, wide_masks);
       if (o.kind != OperandKind::vector || !needed || t.x87 || loaded >> o.reg & 1) continue;
       loaded |= 1u << o.reg;
+      u16 size = o.size;  // the widest of its uses: VPMOVQW xmm1, zmm1
+      for (const auto& other : insn.op)
+        if (other.kind == OperandKind::vector && other.reg == o.reg)
+          size = std::max(size, other.size);
       if (vex)
-        e.load_vector(o.reg, o.size);
+        e.load_vector(o.reg, size);
       else
         e.load_xmm(o.reg);
     }

@@ -24,7 +24,6 @@ enum class Masking : u8 {
   store,     ///< elements whose mask bit is clear are not written
   expand,    ///< as many consecutive elements as mask bits are read
   compress,  ///< as many consecutive elements as mask bits are written
-  all_off,   ///< broadcast: a fault is suppressed only if no mask bit is set
 };
 
 struct Thunk {
@@ -37,8 +36,10 @@ struct Thunk {
   bool fpu_op = false;  ///< an x87 non-control instruction: sets FIP, FDP, FOP
   Masking masking = Masking::none;
   u8 mask_reg = 0;
-  u8 element = 0;  ///< bytes per element in memory
-  u8 lanes = 0;    ///< mask bits that count
+  u8 element = 0;          ///< bytes per element in memory
+  u8 lanes = 0;            ///< elements in memory
+  u8 broadcast_lanes = 0;  ///< mask bits that fold onto these elements, if broadcast
+  bool probe_all = false;  ///< a masked store that faults on all of its operand
 };
 
 /// The thunk of an instruction; built if need be. Null: the host cannot run it (then #UD).

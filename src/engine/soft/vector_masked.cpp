@@ -48,37 +48,41 @@ unsigned index_bytes(const Vsib& v) {
   return std::max(16u, v.count * v.index_size);
 }
 
+/// Overwrites some bytes of a vector register's lower half.
+void put_bytes(Cpu& cpu, u8 n, unsigned at, unsigned size, const u8* from) {
+  u8* x = cpu.s.xsave.data();
+  std::memcpy(at < 16 ? x + area::kXmm + 16 * n + at : x + area::kYmm + 16 * n + at - 16, from,
+              size);
+}
+
 /// AVX2: the mask is the sign bits of a vector register, zeroed as elements arrive.
 Flow gather_vex(Cpu& cpu, const Op& op) {
   const Insn& insn = *op.insn;
   if (!pass_gate(cpu, gate_of(insn))) return Flow::fault;
   Vsib v = vsib_of(insn);
-  unsigned bytes = v.count * v.data_size;
+  u8 dst = insn.op[0].reg, mask_reg = insn.op[2].reg;
   u8 indices[64], data[64], mask[64];
-  read_vector(cpu, insn.mem.index, std::min(32u, index_bytes(v)), indices);
-  read_vector(cpu, insn.op[0].reg, 32, data);
-  read_vector(cpu, insn.op[2].reg, 32, mask);
-  auto selected = [&](unsigned i) { return mask[i * v.data_size + v.data_size - 1] & 0x80; };
-  bool done = true;
-  for (unsigned i = 0; i < v.count; i++)
-    std::memset(mask + i * v.data_size, selected(i) ? 0xff : 0, v.data_size);
-  for (unsigned i = 0; i < v.count && done; i++) {
-    if (!selected(i)) continue;
-    u64 at = element_address(cpu, insn, v, indices, i);
-    u8 element[8];
-    done = load_operand(cpu, insn.mem.segment, at, element, v.data_size);
-    if (!done) break;
-    std::memcpy(data + i * v.data_size, element, v.data_size);
-    std::memset(mask + i * v.data_size, 0, v.data_size);
-  }
-  if (!done && cpu.pending_exit) return cpu.failed();
-  write_vector(cpu, insn.op[0].reg, bytes, data);
-  if (done) {
-    u8 zero[16] = {};
-    write_vector(cpu, insn.op[2].reg, 16, zero);
+  read_vector(cpu, insn.mem.index, 32, indices);
+  read_vector(cpu, dst, 32, data);
+  read_vector(cpu, mask_reg, 32, mask);
+  auto selected = [&](unsigned i) { return mask[(i + 1) * v.data_size - 1] & 0x80; };
+  unsigned done = 0;
+  for (; done < v.count; done++)
+    if (selected(done) &&
+        !load_operand(cpu, insn.mem.segment, element_address(cpu, insn, v, indices, done),
+                      data + done * v.data_size, v.data_size))
+      break;
+  u8 zero[16] = {};
+  if (done == v.count) {
+    write_vector(cpu, dst, v.count * v.data_size, data);
+    write_vector(cpu, mask_reg, 16, zero);
     return Flow::next;
   }
-  write_vector(cpu, insn.op[2].reg, bytes, mask);
+  if (!cpu.pending_exit)
+    for (unsigned i = 0; i < done; i++) {
+      put_bytes(cpu, dst, i * v.data_size, v.data_size, data + i * v.data_size);
+      put_bytes(cpu, mask_reg, i * v.data_size, v.data_size, zero);
+    }
   return cpu.failed();
 }
 
@@ -247,8 +251,14 @@ Flow run_masked(Cpu& cpu, const Op& op) {
   if (!pass_gate(cpu, t->gate)) return Flow::fault;
   alignas(64) u8 memory[64];
   u64 offset = cpu.ea(op), mask = opmask(cpu, t->mask_reg) & low_bits(t->lanes);
+  if (t->broadcast_lanes) {
+    u64 all = opmask(cpu, t->mask_reg) & low_bits(t->broadcast_lanes);
+    for (mask = 0; all; all = t->lanes < 64 ? all >> t->lanes : 0) mask |= all;
+    mask &= low_bits(t->lanes);
+  }
   u32 old_mxcsr = mxcsr(cpu);
-  if (t->align && misaligned(cpu, op.segment, offset, t->align)) return cpu.raise(GP, 0);
+  // Without an element to access there is no access that could be misaligned.
+  if (t->align && mask && misaligned(cpu, op.segment, offset, t->align)) return cpu.raise(GP, 0);
   unsigned active = static_cast<unsigned>(std::popcount(mask));
   switch (t->masking) {
     case Masking::expand:
@@ -257,20 +267,16 @@ Flow run_masked(Cpu& cpu, const Op& op) {
         return cpu.failed();
       break;
     case Masking::load:
-    case Masking::all_off:
     case Masking::none:
       if (t->read && !load_operand(cpu, op.segment, offset, memory, t->read)) {
-        if (t->masking == Masking::none || cpu.pending_exit) return cpu.failed();
-        if (t->masking == Masking::all_off) {
-          if (mask) return cpu.failed();
-          std::memset(memory, 0, sizeof memory);
-        } else if (!load_elements(cpu, op.segment, offset, memory, t->element, t->lanes, mask)) {
+        if (t->masking == Masking::none || cpu.pending_exit ||
+            !load_elements(cpu, op.segment, offset, memory, t->element, t->lanes, mask))
           return cpu.failed();
-        }
       }
       break;
     default: std::memset(memory, 0, sizeof memory); break;
   }
+  if (t->probe_all && !cpu.probe_write(op.segment, offset, t->write)) return cpu.failed();
   bool ok = run_code(cpu, *t, memory);
   Fault numeric = cpu.fault;
   u32 flags = mxcsr(cpu);
