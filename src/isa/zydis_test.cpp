@@ -68,20 +68,21 @@ const std::set<string> kAbsent = {
 
 class Oracle {
  public:
-  explicit Oracle(unsigned bits) : bits_(bits) {
+  explicit Oracle(unsigned bits, bool real = false) : bits_(bits), real_(real) {
     auto mode = bits == 64   ? ZYDIS_MACHINE_MODE_LONG_64
                 : bits == 32 ? ZYDIS_MACHINE_MODE_LEGACY_32
                              : ZYDIS_MACHINE_MODE_LEGACY_16;
     auto width = bits == 64   ? ZYDIS_STACK_WIDTH_64
                  : bits == 32 ? ZYDIS_STACK_WIDTH_32
                               : ZYDIS_STACK_WIDTH_16;
-    ZydisDecoderInit(&decoder_, mode, width);
+    ZydisDecoderInit(&decoder_, real ? ZYDIS_MACHINE_MODE_REAL_16 : mode, width);
   }
 
   /// Compares one decoding; counts a disagreement under a short key.
   void check(std::span<const u8> bytes);
 
   unsigned bits_;
+  bool real_;
   ZydisDecoder decoder_;
   u64 total = 0;
   struct Disagreement {
@@ -132,7 +133,7 @@ void Oracle::check(std::span<const u8> bytes) {
   bool theirs =
       ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder_, bytes.data(), bytes.size(), &z_, zo_));
   Insn insn;
-  bool ours = decode(bytes, {static_cast<u8>(bits_), true}, insn) == DecodeStatus::ok;
+  bool ours = decode(bytes, {static_cast<u8>(bits_), !real_}, insn) == DecodeStatus::ok;
   length = theirs ? z_.length : 1;
   if (!theirs && !ours) return;
   string name = ours ? zydis_name(insn) : "";
@@ -309,8 +310,8 @@ bool full_sweep() {
 
 /// Every opcode of every map with every ModRM byte (a few of them in the quick run) behind sets of
 /// prefixes.
-void enumerate(unsigned bits) {
-  Oracle oracle(bits);
+void enumerate(unsigned bits, bool real = false) {
+  Oracle oracle(bits, real);
   std::vector<std::vector<u8>> prefixes = {{},           {0x66},       {0xf3},       {0xf2},
                                            {0x67},       {0xf0},       {0x2e},       {0x64},
                                            {0x66, 0xf3}, {0xf2, 0x66}, {0xf2, 0xf3}, {0x36, 0x66}};
@@ -361,6 +362,9 @@ TEST(Zydis, Legacy32) {
 }
 TEST(Zydis, Legacy16) {
   enumerate(16);
+}
+TEST(Zydis, LegacyReal) {
+  enumerate(16, true);
 }
 
 /// Every opcode of the VEX maps with combinations of R, X, B, vvvv, W, L and pp.
