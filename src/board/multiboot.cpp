@@ -9,6 +9,8 @@ namespace skerry::board {
 namespace {
 
 constexpr u32 kHeaderMagic = 0x1badb002, kLoaderMagic = 0x2badb002;
+// More than any kernel has, and few enough that placing them takes no time.
+constexpr u32 kMaxSections = 4096;
 constexpr u64 kSearch = 8192;  // 3.1: the header is within the first 8 KiB
 enum : u32 { kAlignModules = 1, kWantMemory = 2, kWantVideo = 4, kAddressFields = 0x10000 };
 
@@ -92,7 +94,7 @@ Result<Loaded> load_by_address(Boot& boot, u32 header) {
 // 3.3: the section header table, with sections that no segment loaded (symbols, strings) put into
 // memory and their addresses filled in.
 Result<> give_sections(Boot& boot, const ElfImage& elf, Gpa from, Info& info) {
-  if (!elf.sections) return {};
+  if (!elf.sections || elf.sections > kMaxSections) return {};
   Bytes image = boot.image();
   std::vector<u8> table(elf.sections * u64{elf.section_size});
   std::memcpy(table.data(), &image[elf.section_table], table.size());
@@ -108,6 +110,7 @@ Result<> give_sections(Boot& boot, const ElfImage& elf, Gpa from, Info& info) {
     if (!within(image, offset, size)) continue;  // only for debuggers: no reason to refuse
     auto at = boot.places.lowest(size, 16, from, memory::kHoleStart);
     if (!at || !boot.places.memory().write(*at, image.subspan(offset, size))) continue;
+    from = *at + size;
     if (elf.is_64)
       store<u64>(s + 16, *at);
     else

@@ -195,6 +195,24 @@ TEST_F(Multiboot, ElfSectionsAreHandedOver) {
   EXPECT_EQ(byte_at(at(section + 12) + 23), 0x40 + 23);
 }
 
+TEST_F(Multiboot, TooManySectionsAreLeftOut) {
+  for (u16 count : {u16{4096}, u16{65535}}) {
+    Image image = synthetic::multiboot_elf();
+    size_t table = image.size();
+    image.resize(table + 40 * size_t{count});
+    for (size_t i = 0; i < count; ++i) {
+      synthetic::put(image, table + 40 * i + 4, u32{2});
+      synthetic::put(image, table + 40 * i + 20, u32{1});
+    }
+    synthetic::put(image, 0x20, static_cast<u32>(table));
+    synthetic::put(image, 0x2e, u16{40});
+    synthetic::put(image, 0x30, count);
+    auto s = boot(image);
+    ASSERT_TRUE(s) << s.error().message();
+    EXPECT_EQ(bool(at(s->gpr[machine::rbx]) & 32), count == 4096);
+  }
+}
+
 TEST_F(Multiboot, ModuleThatDoesNotFit) {
   Image big(63 * MiB);
   files.modules = {{"big", big, ""}};
