@@ -58,6 +58,7 @@ class Run:
         self.pending, self.typed = "", list(typed)
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                    stderr=subprocess.STDOUT)
+        grace = None
         selector = selectors.DefaultSelector()
         selector.register(process.stdout, selectors.EVENT_READ)
         while True:
@@ -75,6 +76,11 @@ class Run:
                 sys.stdout.write(text)
                 sys.stdout.flush()
             self.take(text, process)
+            if any("Kernel panic" in line for _, line in self.lines[-50:]):
+                grace = grace or time.monotonic()  # for the call trace; with panic=-1 it would start over
+                if time.monotonic() - grace > 3 or text.count("end Kernel panic"):
+                    process.kill()
+                    break
         self.take("\n", process)
         try:
             self.status = process.wait(timeout=10)
