@@ -115,6 +115,7 @@ void BlockCache::clear() {
   chunks_.clear();
   chunk_used_ = total_ = 0;
   running = nullptr;
+  ++clears;
 }
 
 void* BlockCache::allocate(u64 size, u64 alignment) {

@@ -54,6 +54,7 @@ class BlockCache {
   void clear();
 
   Block* running = nullptr;  ///< null while no block's ops are being run
+  u64 clears = 0;            ///< how often all blocks went away; find() may do that
 
  private:
   static constexpr u32 kBuckets = 1 << 15;

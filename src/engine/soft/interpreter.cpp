@@ -75,9 +75,10 @@ void Cpu::Core::run_blocks(Block* b) {
         b = to;
         continue;
       }
+      const u64 clears = blocks.clears;
       Block* found = blocks.find(target);
       if (!found) break;  // run() finds out once more and delivers
-      if (!found->code2 && !b->code2) {
+      if (blocks.clears == clears && !found->code2 && !b->code2) {
         b->link[1] = b->link[0];
         b->link[0] = {at, found};
       }
