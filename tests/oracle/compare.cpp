@@ -59,7 +59,7 @@ void level(const Case& c, Outcome& o) {
       case Sem::fsave:
       case Sem::frstor:
       case Sem::fstenv:
-      case Sem::fldenv:
+      case Sem::fldenv: o.address = o.error = 0; break;  // not even which page
       case Sem::maskmovq:
       case Sem::maskmovdqu:
       case Sem::vmaskmovdqu: o.address &= ~(kPage - 1); break;
@@ -76,6 +76,17 @@ void level(const Case& c, Outcome& o) {
     for (u32 i = 0; i < 16; i++) {
       x[160 + 16 * mask + i] &= i % 4 == 3 ? 0x80 : 0;
       x[576 + 16 * mask + i] &= i % 4 == 3 && c.insn.vector_length ? 0x80 : 0;
+    }
+  }
+  if (c.insn.mem.vsib && c.insn.encoding == isa::Insn::Encoding::evex && o.vector != kNoFault &&
+      c.insn.op[0].kind == OperandKind::vector) {
+    u8* x = o.state.xsave.data();
+    u32 dst = c.insn.op[0].reg;
+    if (dst >= 16) {
+      std::memset(x + 1664 + 64 * (dst - 16) + 16, 0, 48);
+    } else {
+      std::memset(x + 576 + 16 * dst, 0, 16);
+      std::memset(x + 1152 + 32 * dst, 0, 32);
     }
   }
   // The change to MMX state may come before the fault.

@@ -410,13 +410,6 @@ std::optional<Case> generate(u16 index, Random& r) {
     if (r.chance(50)) gpr[rdx] = r.chance(50) ? 0 : ~u64{0};
     if (insn.opsize == 1) gpr[rax] = r.next() & 0x7fff;
   }
-  if ((insn.sem == Sem::shld || insn.sem == Sem::shrd) && insn.opsize == 2) {
-    // Counts above the operand size leave everything undefined.
-    if (insn.op[2].kind == OperandKind::gpr)
-      gpr[rcx] &= ~u64{0x1f} | 0xf;
-    else if ((insn.imm & 31) > 16)
-      return std::nullopt;
-  }
   u64 stack = target(r, 8);
   if (is_stack(insn.sem)) {
     gpr[rsp] = stack;
@@ -458,6 +451,17 @@ std::optional<Case> generate(u16 index, Random& r) {
   if (insn.sem == Sem::maskmovq)
     for (unsigned i = 0; i < 8; i++)
       for (unsigned byte : {0u, 7u}) c.in.xsave[32 + 16 * i + byte] |= 0x80;
+  if ((insn.sem == Sem::shld || insn.sem == Sem::shrd) && insn.opsize == 2) {
+    // Counts above the operand size leave everything undefined.
+    u64 count = insn.op[2].kind == OperandKind::gpr ? gpr[rcx] : insn.imm;
+    if ((count & 31) > 16) return std::nullopt;
+  }
+  // MXCSR.MM (misaligned SSE) is AMD's; no guest is offered it.
+  bool loads_mxcsr = insn.sem == Sem::ldmxcsr || insn.sem == Sem::vldmxcsr;
+  if (loads_mxcsr || insn.sem == Sem::fxrstor) {
+    u64 byte = c.memory_at + (loads_mxcsr ? 2 : 26);
+    if (byte >= kData && byte < kDataEnd) c.data[byte - kData] &= 0xfd;
+  }
   // A branch goes to one of the landings.
   if (row.cls == Class::control) {
     if (insn.rep || insn.repne) return std::nullopt;  // AMD: F3 LOOPNE is LOOPE

@@ -42,9 +42,11 @@ bool store_operand(Cpu& cpu, u8 segment, u64 offset, const u8* from, u32 size) {
 bool run_code(Cpu& cpu, const Thunk& t, u8* memory) {
   u64 flags = t.flags_in ? (cpu.eflags() & kArithmeticFlags) | 2 : 0;
   u64 result = t.code(cpu.gpr.data(), cpu.s.xsave.data(), memory, flags);
-  if (__builtin_expect(result & (kThunkFpException | kThunkIllegal), 0)) {
+  if (__builtin_expect(result & (kThunkFpException | kThunkX87Exception | kThunkIllegal), 0)) {
     // SDM 2A 2.4: without CR4.OSXMMEXCPT an unmasked SIMD exception is #UD.
-    cpu.raise(result & kThunkFpException && cpu.s.cr4 & kCr4OsXmmExcpt ? XM : UD);
+    cpu.raise(result & kThunkX87Exception                                ? MF
+              : result & kThunkFpException && cpu.s.cr4 & kCr4OsXmmExcpt ? XM
+                                                                         : UD);
     return false;
   }
   if (t.flags_out) cpu.set_eflags((cpu.eflags() & ~kArithmeticFlags) | (result & kArithmeticFlags));

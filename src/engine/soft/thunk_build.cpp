@@ -88,11 +88,11 @@ u8 element_size(std::string_view n) {
 /// Masked loads that fault on all of their operand regardless of the mask: SDM 2A 2.8, exception
 /// types E4NF, E5NF, E6NF.
 bool never_suppresses(const Insn& insn, std::string_view n) {
-  if (begins(n, {"vpshufb", "vpshufd",  "vpshufhw",  "vpshuflw",     "vshuf",        "vunpck",
-                 "vpunpck", "vperm",    "vpermi2",   "vpermt2",      "valign",       "vpalignr",
-                 "vpack",   "vpmadd",   "vdbpsadbw", "vpmultishift", "vpshufbitqmb", "vgf2p8affine",
-                 "vinsert", "vextract", "vmovddup",  "vmovshdup",    "vmovsldup"}))
-    return !n.starts_with("vpmadd52");
+  if (begins(n, {"vpshufb", "vpshufd",  "vpshufhw",  "vpshuflw",     "vshuf",      "vunpck",
+                 "vpunpck", "vperm",    "vpermi2",   "vpermt2",      "valign",     "vpalignr",
+                 "vpack",   "vpmadd",   "vdbpsadbw", "vpmultishift", "vpconflict", "vgf2p8affine",
+                 "vinsert", "vextract", "vmovddup",  "vmovshdup",    "vmovsldup",  "vcvtne2ps"}))
+    return !n.starts_with("vpmadd52") && n != "vpshufbitqmb";
   if (begins(n, {"vpsll", "vpsrl", "vpsra"}) && !has(n, "v" + std::string(1, n.back())))
     return std::none_of(std::begin(insn.op), std::end(insn.op),
                         [](const auto& o) { return o.kind == OperandKind::immediate; });
@@ -120,7 +120,10 @@ void set_masking(Thunk& t, const Insn& insn, const isa::Operand& m) {
     if (insn.evex_b) t.element = static_cast<u8>(m.size);
     t.masking = Masking::load;
     t.lanes = static_cast<u8>(m.size / t.element);
-    if (insn.evex_b || has(n, "broadcast")) t.broadcast_lanes = static_cast<u8>(vector / t.element);
+    if (insn.evex_b || has(n, "broadcast")) {
+      bool widens = n.starts_with("vcvt") && (n.ends_with("2pd") || n.ends_with("qq"));
+      t.broadcast_lanes = static_cast<u8>(vector / (widens ? 8u : t.element));
+    }
   }
 }
 
@@ -338,8 +341,9 @@ struct Builder {
       t.write = m->write ? m->size : 0;
       t.align = alignment_of(insn, *m);
       set_masking(t, insn, *m);
-      // The memory forms of these leave the x87 state alone (SDM 2A CVTPI2PD).
-      if (insn.sem == Sem::cvtpi2pd) t.gate.fp_pending = false;
+      // With memory these may run while an x87 exception is pending: CVTPI2PD on all processors,
+      // CVTPI2PS on some. The host's own #MF tells.
+      if (insn.sem == Sem::cvtpi2pd || insn.sem == Sem::cvtpi2ps) t.gate.fp_pending = false;
     }
   }
   static u64 supported_host_xcr0();

@@ -33,7 +33,7 @@ struct sigaction g_previous[65];
 
 // Offsets of the fixed parts at the start of every arena.
 constexpr size_t kHostMxcsrAt = 0, kFpExitAt = 16, kIllegalExitAt = 64, kX87FpExitAt = 112,
-                 kFirstThunk = 160;
+                 kPendingExitAt = 160, kFirstThunk = 224;
 
 const Range* find_range(u64 pc) {
   for (const Range& r : g_ranges)
@@ -65,9 +65,13 @@ void on_signal(int signal, siginfo_t* info, void* context) {
   if (const Range* range = find_range(pc)) {
     u64 begin = range->begin.load(std::memory_order_relaxed);
     if (signal == SIGFPE || signal == SIGILL) {
-      size_t exit = signal == SIGILL                                        ? kIllegalExitAt
-                    : pc >= range->x87_from.load(std::memory_order_relaxed) ? kX87FpExitAt
-                                                                            : kFpExitAt;
+      size_t exit = kFpExitAt;
+      if (signal == SIGILL)
+        exit = kIllegalExitAt;
+      else if (uc->uc_mcontext.gregs[REG_TRAPNO] == 16)
+        exit = kPendingExitAt;
+      else if (pc >= range->x87_from.load(std::memory_order_relaxed))
+        exit = kX87FpExitAt;
       uc->uc_mcontext.gregs[REG_RIP] = static_cast<greg_t>(begin + exit);
       return;
     }
@@ -267,6 +271,7 @@ void CodeArena::flush() {
   store(write_ + kHostMxcsrAt, kHostMxcsr);
   put_exit(kFpExitAt, kThunkFpException);
   put_exit(kX87FpExitAt, kThunkFpException);
+  put_exit(kPendingExitAt, kThunkX87Exception);
   put_exit(kIllegalExitAt, kThunkIllegal);
   used_ = kFirstThunk;
   x87_from_ = kArenaSize;

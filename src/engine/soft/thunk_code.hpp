@@ -26,9 +26,10 @@ namespace skerry::soft {
 using ThunkCode = u64 (*)(u64* gpr, u8* xsave, void* memory, u64 flags);
 
 /// What a thunk returned instead of flags.
-constexpr u64 kThunkFpException = u64{1} << 63;  ///< SIGFPE: MXCSR has its flags, nothing else
-                                                 ///< changed
-constexpr u64 kThunkIllegal = u64{1} << 62;      ///< SIGILL: the host does not have it
+constexpr u64 kThunkFpException = u64{1} << 63;   ///< SIGFPE: MXCSR has its flags, nothing else
+                                                  ///< changed
+constexpr u64 kThunkX87Exception = u64{1} << 61;  ///< a pending x87 exception (#MF)
+constexpr u64 kThunkIllegal = u64{1} << 62;       ///< SIGILL: the host does not have it
 
 /// Offsets in the standard-format XSAVE area (SDM 1 13.4; CPUID 0xd on Intel).
 namespace area {

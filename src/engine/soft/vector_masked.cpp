@@ -95,7 +95,7 @@ Flow gather_evex(Cpu& cpu, const Op& op) {
   read_vector(cpu, insn.mem.index, index_bytes(v), indices);
   read_vector(cpu, insn.op[0].reg, 64, data);
   u64 mask = opmask(cpu, insn.evex_aaa);
-  bool done = true;
+  bool done = true, any = false;
   for (unsigned i = 0; i < v.count; i++) {
     if (!(mask >> i & 1)) continue;
     u8 element[8];
@@ -104,9 +104,11 @@ Flow gather_evex(Cpu& cpu, const Op& op) {
     if (!done) break;
     std::memcpy(data + i * v.data_size, element, v.data_size);
     mask &= ~(u64{1} << i);
+    any = true;
   }
   if (!done && cpu.pending_exit) return cpu.failed();
-  write_vector(cpu, insn.op[0].reg, bytes, data);
+  // Every element that arrives writes the register, and so zeroes what is above.
+  write_vector(cpu, insn.op[0].reg, done || any ? bytes : 64, data);
   set_opmask(cpu, insn.evex_aaa, done ? 0 : mask);
   return done ? Flow::next : cpu.failed();
 }
