@@ -126,7 +126,10 @@ void Board::Parts::add_timers() {
   m.ports().map(0x70, 2, rtc->ports(), "rtc");
 
   devices::Hpet::Wiring wiring;
-  wiring.pin = [this](unsigned pin) -> machine::IrqLine& { return ioapic->pin(pin); };
+  // Pins 20-23 are PCI's, too: the HPET gets a share of each, made once.
+  std::array<machine::IrqLine*, irq::Ioapic::kPins> shares;
+  for (unsigned pin = 0; pin < shares.size(); ++pin) shares[pin] = &wires->ioapic_pin(pin);
+  wiring.pin = [shares](unsigned pin) -> machine::IrqLine& { return *shares[pin]; };
   wiring.irq0 = &wires->isa(0);
   wiring.irq8 = &wires->isa(8);
   wiring.legacy = [this](bool on) {

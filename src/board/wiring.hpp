@@ -22,6 +22,8 @@ class Wires {
   /// An ISA device's line: to the 8259 input and the IOAPIC pin at once; the controllers' masks
   /// decide which of them acts. Lives as long as this.
   machine::IrqLine& isa(unsigned irq);
+  /// A share of one IOAPIC pin alone. Lives as long as this.
+  machine::IrqLine& ioapic_pin(unsigned pin) { return *pins_[pin].driver(); }
   /// What the LPC bridge drives: IOAPIC pins 16-23 and a share in each 8259 input.
   pci::Lpc::Outputs lpc_outputs();
 

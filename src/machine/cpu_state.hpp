@@ -86,7 +86,8 @@ struct CpuState {
   u64 mtrr_def_type = 0;
   std::array<u64, 16> mtrr_variable{};  ///< base, mask pairs of 8 variable ranges
   std::array<u64, 11> mtrr_fixed{};
-  u64 tsc = 0;  ///< the guest's time-stamp counter at the moment of saving
+  /// The guest's time-stamp counter, at the moment the machine's Clock stopped.
+  u64 tsc = 0;
   u64 tsc_adjust = 0;
   u64 kvmclock_system = 0, kvmclock_wall = 0;  ///< the KVM paravirtual clock's MSRs
   u64 apic_base = 0xfee00000;                  ///< IA32_APIC_BASE

@@ -48,6 +48,9 @@ class Vcpu {
   /// An error names the register that the host refuses.
   virtual Result<> load(const CpuState& state) = 0;
   virtual Result<> save(CpuState& state) = 0;
+  /// As load() of what save() has just given, changed here and there (INIT, SIPI), except that the
+  /// time-stamp counter runs on.
+  virtual Result<> reload(const CpuState& state) { return load(state); }
   /// The LAPIC, for engines with one of their own (Engine::owns_lapic).
   virtual Result<> load_lapic(const LapicState&) { return {}; }
   virtual Result<> save_lapic(LapicState&) { return {}; }

@@ -84,7 +84,15 @@ Result<> Machine::load_boot_state() {
   if (boot_) boot = TRY(boot_());
   for (unsigned i = 0; i < cpus(); ++i) {
     CpuState state;
-    if (i == 0) state = boot;
+    if (i == 0) {
+      state = boot;
+    } else {
+      // Firmware sets the memory types of all CPUs alike.
+      state.pat = boot.pat;
+      state.mtrr_def_type = boot.mtrr_def_type;
+      state.mtrr_variable = boot.mtrr_variable;
+      state.mtrr_fixed = boot.mtrr_fixed;
+    }
     state.apic_base = 0xfee00800 | (i == 0 ? 0x100 : 0);
     state.run = i == 0 ? RunState::running : RunState::wait_for_sipi;
     LapicState lapic;
@@ -115,7 +123,7 @@ Result<> Machine::power_on() {
   return {};
 }
 
-void Machine::wake() {
+void Machine::wake_locked() {
   if (!paused_) return;
   paused_ = false;
   clock_.start();
@@ -124,16 +132,19 @@ void Machine::wake() {
 }
 
 void Machine::resume() {
-  wake();
+  std::lock_guard guard(lifecycle_);
+  wake_locked();
   for (auto& cpu : cpus_) cpu->unpark();
 }
 
 void Machine::resume_only(unsigned cpu) {
-  wake();
+  std::lock_guard guard(lifecycle_);
+  wake_locked();
   cpus_[cpu]->unpark();
 }
 
 void Machine::pause() {
+  std::lock_guard guard(lifecycle_);
   for (auto& cpu : cpus_) cpu->park();
   for (auto& cpu : cpus_) cpu->wait_parked();
   if (paused_) return;
@@ -143,6 +154,7 @@ void Machine::pause() {
 }
 
 Result<> Machine::reset() {
+  std::lock_guard lifecycle(lifecycle_);
   {
     std::lock_guard guard(lock_);
     for (auto& device : devices_) device->reset();
@@ -189,6 +201,9 @@ std::optional<Machine::Outcome> Machine::wait_request(int timeout_ms) {
 
 Result<state::Image> Machine::save(bool ram) {
   state::Image image;
+  // A timer of a device may just be expiring: under the lock, its interrupt is either still the
+  // device's or already in a LAPIC.
+  std::lock_guard guard(lock_);
   for (unsigned i = 0; i < cpus(); ++i) {
     CpuState state;
     TRY_VOID(cpus_[i]->save(state));
@@ -203,7 +218,6 @@ Result<state::Image> Machine::save(bool ram) {
     image.put(cpu_section(i), state);
     image.put(lapic_section(i), lapic);
   }
-  std::lock_guard guard(lock_);
   for (auto& device : devices_) device->save(image);
   image.put("time", TimeState{clock_.now()});
   if (ram) save_ram(image);

@@ -99,7 +99,8 @@ class Machine final : public Surroundings, public Control {
   std::vector<std::unique_ptr<Device>> devices_;
   std::vector<std::function<void()>> quiesce_, wake_;
   bool paused_ = true;
-  void wake();
+  void wake_locked();
+  std::mutex lifecycle_;  ///< pause, resume, reset: a debugger's thread calls them, too
   std::function<Result<CpuState>()> boot_;
   VcpuHost host_;
   std::vector<std::unique_ptr<VcpuThread>> cpus_;

@@ -93,6 +93,8 @@ Result<> VcpuThread::load(const CpuState& state) {
 }
 
 Result<> VcpuThread::save(CpuState& state) {
+  // An NMI, INIT or SIPI that came when the vCPU was already on its way to park is part of its state.
+  if (u32 events = events_.exchange(0)) take_events(events);
   TRY_VOID(vcpu_->save(state));
   if (lapic_) state.run = run_;
   return {};
@@ -169,7 +171,7 @@ void VcpuThread::take_events(u32 events) {
     bool bootstrap = lapic_->apic_base() & 0x100;
     state = after_init(state);
     state.apic_base = lapic_->apic_base();
-    if (done) done = vcpu_->load(state);
+    if (done) done = vcpu_->reload(state);
     run_ = bootstrap ? RunState::running : RunState::wait_for_sipi;
     trace(Trace::cpu, "cpu{} INIT", index_);
     if (!done) dispatch(Fatal{done.error().what});
@@ -181,7 +183,7 @@ void VcpuThread::take_events(u32 events) {
     state.seg[cs].selector = static_cast<u16>(vector << 8);
     state.seg[cs].base = u64{vector} << 12;
     state.rip = 0;
-    if (done) done = vcpu_->load(state);
+    if (done) done = vcpu_->reload(state);
     run_ = RunState::running;
     trace(Trace::cpu, "cpu{} SIPI, starts at {:#x}", index_, state.seg[cs].base);
     if (!done) dispatch(Fatal{done.error().what});

@@ -41,7 +41,7 @@ Result<std::unique_ptr<KvmVcpu>> KvmVcpu::create(Fd fd, int system_fd, unsigned 
   vcpu->run_ = static_cast<kvm_run*>(map);
   int sync = ::ioctl(system_fd, KVM_CHECK_EXTENSION, KVM_CAP_SYNC_REGS);
   if (sync > 0) vcpu->run_->kvm_valid_regs = static_cast<u64>(sync) & KVM_SYNC_X86_REGS;
-  TRY_VOID(vcpu->set_cpuid());
+  TRY_VOID(vcpu->set_cpuid(system_fd));
   return vcpu;
 }
 
@@ -49,7 +49,7 @@ KvmVcpu::~KvmVcpu() {
   if (run_) ::munmap(run_, run_size_);
 }
 
-Result<> KvmVcpu::set_cpuid() {
+Result<> KvmVcpu::set_cpuid(int system_fd) {
   auto block = std::make_unique<CpuidBlock>();
   for (const machine::CpuidLeaf& leaf : setup_.cpuid) {
     if (block->count == std::size(block->entries))
@@ -64,6 +64,15 @@ Result<> KvmVcpu::set_cpuid() {
     if (leaf.leaf == 0xb || leaf.leaf == 0x1f) e.edx = index_;
   }
   TRY(call(fd_.get(), number::kSetCpuid2, block.get(), "the CPU model"));
+  // What the model says of CPU bugs, as far as this KVM agrees.
+  MsrBlock msr{};
+  msr.count = 1;
+  msr.entries[0].index = 0x10a;
+  u64 wanted = machine::arch_capabilities(setup_.cpuid);
+  if (wanted && ::ioctl(system_fd, number::kGetMsrs, &msr) == 1) {
+    msr.entries[0].data &= wanted;
+    ::ioctl(fd_.get(), number::kSetMsrs, &msr);
+  }
   return {};
 }
 

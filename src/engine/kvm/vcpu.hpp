@@ -34,7 +34,7 @@ class KvmVcpu final : public machine::Vcpu {
  private:
   KvmVcpu(Fd fd, unsigned index, const machine::EngineSetup& setup, const std::set<u32>& msrs)
       : fd_(std::move(fd)), index_(index), setup_(setup), msrs_(msrs) {}
-  Result<> set_cpuid();
+  Result<> set_cpuid(int system_fd);
   void offer_extint();
   std::optional<machine::Exit> exit_of_run();
   std::optional<machine::Exit> next_port_element();

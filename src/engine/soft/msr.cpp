@@ -59,13 +59,6 @@ enum Msr : u32 {
   kAmdBuCfg2 = 0xc001102a,
 };
 
-/// RDCL_NO, IBRS_ALL off, SKIP_L1DFL, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO,
-/// FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO, RFDS_NO: an interpreter does not speculate on guest
-/// data.
-constexpr u64 kArchCapabilitiesValue = (1 << 0) | (1 << 3) | (1 << 4) | (1 << 5) | (1 << 6) |
-                                       (1 << 8) | (1 << 13) | (1 << 14) | (1 << 15) | (1 << 20) |
-                                       (1 << 24) | (1 << 26) | (1 << 27);
-
 using isa::CpuidReg;
 
 bool kvm_has(const Cpu& cpu, unsigned bit) {
@@ -146,7 +139,7 @@ bool read_msr(Cpu& cpu, u32 index, u64& value) {
     case kPlatformInfo: value = 0; return true;
     case kMtrrCap: value = 0x508; return true;  // 8 variable ranges, fixed ranges, WC
     case kArchCapabilities:
-      value = kArchCapabilitiesValue;
+      value = machine::arch_capabilities(cpu.core->shared.setup.cpuid);
       return guest_has(cpu, 7, 0, CpuidReg::edx, 29);
     case kSysenterCs: value = s.sysenter_cs; return true;
     case kSysenterEsp: value = s.sysenter_esp; return true;
@@ -215,7 +208,7 @@ bool write_msr(Cpu& cpu, u32 index, u64 value) {
   };
   switch (index) {
     case kTsc: {
-      u64 offset = value - host_tsc();
+      u64 offset = value - core.ticks();
       s.tsc_adjust += offset - core.tsc_offset;
       core.tsc_offset = offset;
       return true;
