@@ -43,6 +43,13 @@ u64 measure_tsc() {
 
 }  // namespace
 
+u64 Clock::ticks() const { return host_tsc(); }
+
+u64 HostClock::ticks() const {
+  if (stopped_.load(std::memory_order_acquire) >= 0) return stopped_ticks_.load();
+  return host_tsc() + tick_offset_.load(std::memory_order_acquire);
+}
+
 Nanos HostClock::monotonic() { return read_clock(CLOCK_MONOTONIC); }
 
 Nanos HostClock::now() const {
@@ -53,13 +60,16 @@ Nanos HostClock::now() const {
 Nanos HostClock::wall() const { return read_clock(CLOCK_REALTIME); }
 
 void HostClock::stop() {
-  if (stopped_ < 0) stopped_ = now();
+  if (stopped_ >= 0) return;
+  stopped_ticks_ = ticks();
+  stopped_ = now();
 }
 
 void HostClock::start() {
   Nanos at = stopped_;
   if (at < 0) return;
   offset_ = at - monotonic();
+  tick_offset_ = stopped_ticks_ - host_tsc();
   stopped_ = -1;
 }
 

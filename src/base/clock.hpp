@@ -15,6 +15,9 @@ class Clock {
   virtual Nanos now() const = 0;
   /// Nanoseconds since 1970-01-01 UTC.
   virtual Nanos wall() const = 0;
+  /// The host's time-stamp counter, standing still while the clock does: what a guest's TSC is a
+  /// constant away from, so that all of a paused machine's counters can be read as of one moment.
+  virtual u64 ticks() const;
 };
 
 /// CLOCK_MONOTONIC, less the time spent stopped, plus an offset taken over from a saved machine.
@@ -22,6 +25,7 @@ class HostClock final : public Clock {
  public:
   Nanos now() const override;
   Nanos wall() const override;
+  u64 ticks() const override;
 
   void stop();
   void start();
@@ -34,6 +38,8 @@ class HostClock final : public Clock {
  private:
   std::atomic<Nanos> offset_{0};   ///< now() = monotonic + offset while running
   std::atomic<Nanos> stopped_{-1};  ///< the frozen now(), or -1 while running
+  std::atomic<u64> tick_offset_{0};  ///< ticks() = TSC + tick_offset while running
+  std::atomic<u64> stopped_ticks_{0};
 };
 
 /// A clock that tests move by hand.

@@ -115,6 +115,7 @@ Result<> Machine::load_boot_state() {
 
 Result<> Machine::power_on() {
   TRY_VOID(load_boot_state());
+  for (auto& quiesce : quiesce_) quiesce();  // paused, until resume()
   loop_thread_ = std::thread([this] {
     ::pthread_setname_np(::pthread_self(), "devices");
     loop_->run();

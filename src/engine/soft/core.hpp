@@ -160,8 +160,9 @@ struct Cpu::Core {
   void serve_flush();
 
   // ---- time
-  u64 tsc_offset = 0;  ///< guest TSC = host TSC + this
-  u64 guest_tsc() const { return host_tsc() + tsc_offset; }
+  u64 tsc_offset = 0;  ///< guest TSC = Clock::ticks() + this
+  u64 ticks() const { return shared.setup.clock ? shared.setup.clock->ticks() : host_tsc(); }
+  u64 guest_tsc() const { return ticks() + tsc_offset; }
 
   u64 instructions = 0;
   u32 pauses = 0;

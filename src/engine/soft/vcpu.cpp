@@ -53,7 +53,7 @@ Result<> SoftVcpu::load(const machine::CpuState& state) {
   // CPL is SS.DPL (SDM 3A 5.5 has it in CS's RPL, which differs for conforming code only).
   cpu.cpl = (state.cr0 & kPe) ? ((cpu.rflags & VM) ? u8{3} : state.seg[machine::ss].dpl()) : u8{0};
   vector_state_loaded(cpu.s);
-  core_.tsc_offset = state.tsc - host_tsc();
+  core_.tsc_offset = state.tsc - core_.ticks();
   cpu.tlb.flush_all();
   core_.pdptr = {};
   if ((state.cr0 & kPg) && (state.cr4 & kPae) && !(state.efer & kLma) &&
@@ -81,6 +81,13 @@ Result<> SoftVcpu::load(const machine::CpuState& state) {
     if (!core_.deliver(state.event_vector, kind, state.event_has_error, state.event_error, cpu.rip))
       core_.shutdown = true;
   }
+  return {};
+}
+
+Result<> SoftVcpu::reload(const machine::CpuState& state) {
+  const u64 offset = core_.tsc_offset;
+  TRY_VOID(load(state));
+  core_.tsc_offset = offset;
   return {};
 }
 

@@ -20,6 +20,7 @@ class SoftVcpu final : public machine::Vcpu {
 
   Result<> load(const machine::CpuState& state) override;
   Result<> save(machine::CpuState& state) override;
+  Result<> reload(const machine::CpuState& state) override;
   void inject_nmi() override;
 
   Result<> set_debug(const machine::DebugRequest& request) override;
