@@ -36,6 +36,12 @@ struct Shared {
   std::mutex mutex;                                   ///< guards `cores`
   std::vector<Cpu::Core*> cores;                      ///< any thread, with `mutex`
 
+  /// One line of guest time for all vCPUs' kvmclock pages (kvmclock.cpp).
+  std::mutex kvmclock_mutex;  ///< guards the three
+  u64 kvmclock_tsc = 0;       ///< Clock::ticks() ...
+  Nanos kvmclock_now = -1;    ///< ... and the Clock at one moment; -1: none yet
+  u32 kvmclock_line = 0;      ///< changes when the line does (the machine was paused)
+
   struct Doorbell {
     memory::Gpa at;
     u32 size;
@@ -163,6 +169,10 @@ struct Cpu::Core {
   u64 tsc_offset = 0;  ///< guest TSC = Clock::ticks() + this
   u64 ticks() const { return shared.setup.clock ? shared.setup.clock->ticks() : host_tsc(); }
   u64 guest_tsc() const { return ticks() + tsc_offset; }
+
+  u32 kvmclock_line = 0;     ///< the Shared line that this vCPU's page follows
+  bool clock_check = false;  ///< the machine may have been paused: look at the line
+  void check_clock();
 
   u64 instructions = 0;
   u32 pauses = 0;

@@ -57,7 +57,14 @@ bool Cpu::Core::deliver(u8 vector, Kind kind, bool has_error, u32 error, u64 ret
   delivering = true;
   cpu.s.interrupt_shadow = 0;
   bool done = false;
-  for (;;) {
+  // Benign faults while delivering benign ones need not end (an #AC handler at CPL 3 on a
+  // misaligned stack): after a few the guest's instruction is tried again, so that the vCPU can be
+  // stopped.
+  for (unsigned nested = 0;; ++nested) {
+    if (nested == 8) {
+      done = true;
+      break;
+    }
     if (deliver_once(vector, kind, has_error, error, return_rip)) {
       done = true;
       break;

@@ -104,6 +104,7 @@ bool Cpu::Core::attend(machine::Exit& out) {
   if (between && (a & kKick)) {
     cpu.attention.fetch_and(~u32{kKick}, std::memory_order_seq_cst);
     out = machine::Interrupted{};
+    clock_check = true;
     return true;
   }
   if (between && (a & kNmi) && !cpu.s.nmi_blocked && cpu.s.interrupt_shadow != 2) {
@@ -240,6 +241,7 @@ machine::Exit Cpu::Core::run() {
     log_access(0);
   }
   answered = false;
+  if (clock_check) check_clock();
   if (budget == 0) budget = kTimerBudget;
   if (lapic && lapic->deliverable()) cpu.attention.fetch_or(kInterrupt, std::memory_order_relaxed);
 

@@ -47,29 +47,52 @@ void scale(u64 hz, u32& mul, i8& shift) {
   shift = s;
 }
 
+/// The moment that the pages are written for, moved if the Clock has left the line.
+void align_line(Shared& shared) {
+  const Nanos now = shared.setup.clock->now();
+  const u64 tsc = shared.setup.clock->ticks();
+  if (shared.kvmclock_now >= 0) {
+    i128 expected = shared.kvmclock_now + static_cast<i128>(tsc - shared.kvmclock_tsc) *
+                                              1'000'000'000 /
+                                              static_cast<i128>(shared.setup.tsc_hz);
+    i128 error = expected - now;
+    if (error < 1'000'000 && error > -1'000'000) return;
+  }
+  shared.kvmclock_tsc = tsc;
+  shared.kvmclock_now = now;
+  ++shared.kvmclock_line;
+}
+
+void fill_page(Cpu& cpu) {
+  Cpu::Core& core = *cpu.core;
+  Shared& shared = core.shared;
+  if (!shared.setup.clock || !(cpu.s.kvmclock_system & 1)) return;
+  const u64 at = cpu.s.kvmclock_system & ~u64{1};
+  auto old = core.memory.read_value<u32>(at);
+  if (!old) return;
+  TimeInfo info{};
+  {
+    std::lock_guard lock(shared.kvmclock_mutex);
+    align_line(shared);
+    core.kvmclock_line = shared.kvmclock_line;
+    info.tsc_timestamp = shared.kvmclock_tsc + core.tsc_offset;
+    info.system_time = static_cast<u64>(shared.kvmclock_now);
+  }
+  scale(shared.setup.tsc_hz, info.tsc_to_system_mul, info.tsc_shift);
+  info.flags = kTscStable;
+  // An odd version while it changes, then an even one.
+  info.version = *old | 1;
+  const u32 version = info.version + 1;
+  if (!core.memory.write_value(at, info.version) || !core.memory.write_value(at, info)) return;
+  std::atomic_thread_fence(std::memory_order_release);
+  (void)core.memory.write_value(at, version);
+}
+
 }  // namespace
 
 void write_kvmclock_system(Cpu& cpu, u64 value) {
   cpu.s.kvmclock_system = value;
-  if (!(value & 1)) return;
-  Cpu::Core& core = *cpu.core;
-  const u64 at = value & ~u64{1};
-  TimeInfo info{};
-  auto old = core.memory.read_value<u32>(at);
-  if (!old) return;
-  info.version = (*old | 1) + 1;  // even: consistent
-  const Clock* clock = core.shared.setup.clock;
-  info.tsc_timestamp = core.guest_tsc();
-  info.system_time = clock ? static_cast<u64>(clock->now()) : 0;
-  scale(core.shared.setup.tsc_hz, info.tsc_to_system_mul, info.tsc_shift);
-  info.flags = kTscStable;
-  u32 odd = *old | 1;
-  if (!core.memory.write_value(at, odd)) return;
-  u32 version = info.version;
-  info.version = odd;
-  if (!core.memory.write_value(at, info)) return;
-  std::atomic_thread_fence(std::memory_order_release);
-  (void)core.memory.write_value(at, version);
+  fill_page(cpu);
 }
 
 void write_kvmclock_wall(Cpu& cpu, u64 value) {
@@ -87,3 +110,19 @@ void write_kvmclock_wall(Cpu& cpu, u64 value) {
 }
 
 }  // namespace skerry::soft::system
+
+namespace skerry::soft {
+
+void Cpu::Core::check_clock() {
+  clock_check = false;
+  if (!(cpu.s.kvmclock_system & 1) || !shared.setup.clock) return;
+  bool moved;
+  {
+    std::lock_guard lock(shared.kvmclock_mutex);
+    system::align_line(shared);
+    moved = shared.kvmclock_line != kvmclock_line;
+  }
+  if (moved) system::fill_page(cpu);
+}
+
+}  // namespace skerry::soft

@@ -14,7 +14,7 @@ void Tlbs::flush_all() {
     c.write.clear();
     c.fetch.clear();
   });
-  large_2m = large_1g = 0;
+  large_2m = large_1g = {};
 }
 
 void Tlbs::flush_nonglobal() {
@@ -26,28 +26,18 @@ void Tlbs::flush_nonglobal() {
 }
 
 void Tlbs::flush_page(u64 linear) {
-  if (large_1g & bloom(linear >> 30)) return flush_all();
-  if (large_2m & bloom(linear >> 21)) {
-    u64 region = linear >> 21, start = region << 21;
+  if (large_1g.maybe(linear >> 30)) return flush_all();
+  // 4 MiB pages of 32-bit paging are two such regions.
+  for (u64 region : {linear >> 21, (linear >> 21) ^ 1}) {
+    if (!large_2m.maybe(region)) continue;
     each([&](Context& c) {
-      for (u64 page = start; page < start + 512 * 4096; page += 4096) {
+      for (u64 page = region << 21, n = 0; n < 512; ++n, page += 4096) {
         c.read.flush_page(page);
         c.write.flush_page(page);
       }
       for (FetchTlb::Entry& e : c.fetch.entry)
         if (e.page >> 21 == region) e.page = 1;
     });
-    // 4 MiB pages of 32-bit paging are two such regions.
-    u64 other = start ^ (u64{1} << 21);
-    each([&](Context& c) {
-      for (u64 page = other; page < other + 512 * 4096; page += 4096) {
-        c.read.flush_page(page);
-        c.write.flush_page(page);
-      }
-      for (FetchTlb::Entry& e : c.fetch.entry)
-        if (e.page >> 21 == other >> 21) e.page = 1;
-    });
-    return;
   }
   each([&](Context& c) {
     c.read.flush_page(linear);

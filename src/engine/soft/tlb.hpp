@@ -6,7 +6,7 @@
 // comparison, which also catches accesses that leave the page. Everything else goes to mmu.cpp.
 //
 // Invalidation: by page (INVLPG), all but global pages (CR3), all. Large guest pages are held as 4
-// KiB entries; two bloom words remember which large regions were ever filled. Owned by one vCPU
+// KiB entries; two small sets remember which large regions were ever filled. Owned by one vCPU
 // thread.
 #pragma once
 
@@ -39,18 +39,19 @@ struct Tlb {
     u64 page = linear & ~u64{0xfff};
     entry[i] = {page, host_page - page};
     global[i] = is_global;
+    if (is_global || used > kEntries) return;
     if (used < kEntries) filled[used] = static_cast<u16>(i);
-    if (used <= kEntries) ++used;
+    ++used;
   }
   void flush_nonglobal() {
     if (used > kEntries) {
-      used = 0;
-      for (u32 i = 0; i < kEntries; ++i) keep_or_drop(i);
-      return;
+      for (u32 i = 0; i < kEntries; ++i)
+        if (!global[i]) drop(i);
+    } else {
+      for (u32 k = 0; k < used; ++k)
+        if (!global[filled[k]]) drop(filled[k]);
     }
-    u32 count = used;
     used = 0;
-    for (u32 k = 0; k < count; ++k) keep_or_drop(filled[k]);
   }
   void flush_page(u64 linear) {
     u32 i = index(linear);
@@ -67,18 +68,6 @@ struct Tlb {
   /// all.
   std::array<u16, kEntries> filled{};
   u32 used = 0;
-
- private:
-  void keep_or_drop(u32 i) {
-    if (entry[i].page == empty(i)) return;
-    if (global[i]) {
-      // Stays, and is found again by flush_all().
-      if (used < kEntries) filled[used] = static_cast<u16>(i);
-      if (used <= kEntries) ++used;
-    } else {
-      drop(i);
-    }
-  }
 };
 
 /// Where instruction bytes come from: linear page -> guest-physical page.
@@ -116,15 +105,20 @@ struct Tlbs {
   Tlb* write = &supervisor_ac.write;
   Context* context = &supervisor_ac;
 
-  u64 large_2m = 0,
-      large_1g = 0;  ///< bloom filters of regions mapped by large pages since flush_all
-
-  static u64 bloom(u64 region) { return u64{1} << ((region * 0x9e3779b97f4a7c15) >> 58); }
+  /// Which regions were mapped by large pages since flush_all; false positives only cost time.
+  struct RegionSet {
+    std::array<u64, 64> words{};
+    static u32 hash(u64 region) { return static_cast<u32>((region * 0x9e3779b97f4a7c15) >> 52); }
+    void add(u64 region) { words[hash(region) / 64] |= u64{1} << (hash(region) % 64); }
+    bool maybe(u64 region) const { return (words[hash(region) / 64] >> (hash(region) % 64)) & 1; }
+  };
+  RegionSet large_2m, large_1g;
   void note_large(u64 linear, unsigned shift) {
     if (shift >= 30)
-      large_1g |= bloom(linear >> 30);
+      large_1g.add(linear >> 30);
     else
-      large_2m |= bloom(linear >> 21);
+      large_2m.add(linear >> 21);
+    if (shift == 22) large_2m.add((linear >> 21) ^ 1);
   }
   template <class F>
   void each(F f) {

@@ -67,6 +67,8 @@ Result<> SoftVcpu::load(const machine::CpuState& state) {
   core_.shutdown = state.run == machine::RunState::shutdown;
   core_.trap_bits = 0;
   core_.interrupt_waiting = false;
+  core_.clock_check = true;
+  core_.kvmclock_line = 0;
   core_.resume_rip = ~u64{0};
   core_.nmi_line = state.nmi_pending;
   cpu.attention.fetch_or(kInterrupt | (state.nmi_pending ? u32{kNmi} : 0));
