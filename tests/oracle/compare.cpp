@@ -82,6 +82,9 @@ void level(const Case& c, Outcome& o) {
       c.insn.op[0].kind == OperandKind::vector) {
     u8* x = o.state.xsave.data();
     u32 dst = c.insn.op[0].reg;
+    bool half = sem == Sem::vpgatherqd || sem == Sem::vgatherqps;
+    if (half)
+      std::memset(dst >= 16 ? x + 1664 + 64 * (dst - 16) + 8 : x + 160 + 16 * dst + 8, 0, 8);
     if (dst >= 16) {
       std::memset(x + 1664 + 64 * (dst - 16) + 16, 0, 48);
     } else {

@@ -7,7 +7,7 @@
 
 #include "base/bits.hpp"
 #include "engine/soft/thunk.hpp"
-#include "oracle/instance.hpp"
+#include "isa/generate.hpp"
 
 namespace skerry::oracle {
 
@@ -47,6 +47,24 @@ bool host_has(isa::Feature f) {
 
 // ---- values
 // ----------------------------------------------------------------------------------------
+
+/// Fills in c.code and c.insn.
+bool encode(const Row& row, Random& r, Case& c) {
+  size_t length = 0;
+  if (!isa::random_instance(row, r.instances(), {64, true}, c.code, length)) return false;
+  if (isa::decode({c.code, 15}, {64, true}, c.insn) != isa::DecodeStatus::ok) return false;
+  return &isa::row_of(c.insn) == &row;
+}
+
+/// Changes the displacement of the memory operand (disp32) or of a relative branch in place.
+void patch_displacement(Case& c, u32 at, unsigned size, i64 value) {
+  if (size == 1)
+    store<i8>(c.code + at, static_cast<i8>(value));
+  else
+    store<i32>(c.code + at, static_cast<i32>(value));
+  Insn again{};
+  if (isa::decode({c.code, 15}, {64, true}, again) == isa::DecodeStatus::ok) c.insn = again;
+}
 
 u64 integer_value(Random& r) {
   static constexpr u64 kDirected[] = {0,
@@ -177,7 +195,10 @@ u64 target(Random& r, unsigned size) {
     case 10 ... 13: at = kDataEnd - r.below(size + 2); break;     // over the end
     case 14 ... 17: at = kReadOnly + r.below(kPage); break;
     case 18: at = kDataEnd + r.below(kPage); break;  // not present
-    case 19: at = kReadOnly - r.below(size + 2); break;
+    case 19:
+      if (r.chance(50)) return 0x8000'0000'0000 - r.below(size + 2);  // not canonical
+      at = kReadOnly - r.below(size + 2);
+      break;
     default: at = kData + 1024 + r.below(kDataSize - 2048); break;
   }
   if (r.chance(60)) at &= ~u64{63};
@@ -196,6 +217,8 @@ bool aim(Case& c, Random& r, u64& at) {
   const isa::Memory& m = insn.mem;
   auto& gpr = c.in.regs.gpr;
   u32 disp_at = insn.modrm_at + 1u;
+  bool far = at > 0x7fff'ffff;
+  if (far && (insn.addrsize == 4 || m.base >= isa::Memory::kNone)) return false;
   if (m.base == isa::Memory::kRip) {
     patch_displacement(c, disp_at, 4, static_cast<i64>(at - (kInsnAt + insn.length)));
     return true;
@@ -381,10 +404,10 @@ bool testable(const Row& row, std::string_view& why_not) {
 
 std::optional<Case> generate(u16 index, Random& r) {
   Case c;
-  if (!encode_instance(index, r, c)) return std::nullopt;
   const Row& row = isa::rows()[index];
+  if (!encode(row, r, c)) return std::nullopt;
   Insn& insn = c.insn;
-  if (insn.mem.segment_override) return std::nullopt;
+  if (insn.mem.segment >= machine::fs) return std::nullopt;  // the host's bases
   for (u64& v : c.in.regs.gpr) v = integer_value(r);
   auto& gpr = c.in.regs.gpr;
   c.in.regs.rip = kInsnAt;
@@ -456,6 +479,8 @@ std::optional<Case> generate(u16 index, Random& r) {
     u64 count = insn.op[2].kind == OperandKind::gpr ? gpr[rcx] : insn.imm;
     if ((count & 31) > 16) return std::nullopt;
   }
+  // MOVSXD r16: Intel reads 16 bits, AMD 32.
+  if (insn.sem == Sem::movsxd && insn.opsize == 2 && insn.memory_operand()) return std::nullopt;
   // MXCSR.MM (misaligned SSE) is AMD's; no guest is offered it.
   bool loads_mxcsr = insn.sem == Sem::ldmxcsr || insn.sem == Sem::vldmxcsr;
   if (loads_mxcsr || insn.sem == Sem::fxrstor) {

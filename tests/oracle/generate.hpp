@@ -5,7 +5,7 @@
 
 #include <optional>
 
-#include "isa/row.hpp"
+#include "isa/generate.hpp"
 #include "oracle/case.hpp"
 
 namespace skerry::oracle {
@@ -13,7 +13,8 @@ namespace skerry::oracle {
 /// xoshiro-like; small and fast.
 class Random {
  public:
-  explicit Random(u64 seed) : a_(seed * 0x9e3779b97f4a7c15 + 1), b_(seed ^ 0xd1b54a32d192ed03) {
+  explicit Random(u64 seed)
+      : a_(seed * 0x9e3779b97f4a7c15 + 1), b_(seed ^ 0xd1b54a32d192ed03), instances_(seed) {
     for (int i = 0; i < 8; i++) next();
   }
   u64 next() {
@@ -30,8 +31,11 @@ class Random {
     return list[below(N)];
   }
 
+  isa::Rng& instances() { return instances_; }
+
  private:
   u64 a_, b_;
+  isa::Rng instances_;
 };
 
 /// Whether the oracle can judge this row on this host in 64-bit user mode; if not, why not.
