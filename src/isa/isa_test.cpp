@@ -313,6 +313,9 @@ TEST(Reencode, From16And32BitCode) {
   EXPECT_EQ(re({0x01, 0x07}, k16, Patch{}.at(12, 4)), "add word ptr [r12+0x4], ax");
   EXPECT_EQ(re({0x66, 0x01, 0x07}, k16, Patch{}.at(12, 4)), "add dword ptr [r12+0x4], eax");
   EXPECT_EQ(re({0x66, 0x01, 0x07}, k32, Patch{}.at(5, 0)), "add word ptr [rbp], ax");
+  // 64-bit mode ignores 66 on near branches: there is no 16-bit form.
+  EXPECT_EQ(re({0xe8, 3, 0}, k16, Patch{}), "none");
+  EXPECT_EQ(re({0x66, 0xc3}, k32, Patch{}), "none");
   EXPECT_EQ(re({0x43}, k32, Patch{}), "inc ebx");
   EXPECT_EQ(re({0x4b}, k16, Patch{}.set(Place::opcode, 9)), "dec r9w");
   EXPECT_EQ(re({0xa1, 1, 2, 3, 4}, k32, Patch{}.at(3, 0)), "mov eax, dword ptr [rbx]");

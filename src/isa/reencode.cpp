@@ -202,6 +202,7 @@ size_t Reencoder::run() {
   for (unsigned i = 0; i < insn_.operands; ++i)  // outside 64-bit mode W was ignored
     if (row_.op[i].size == Size::y && insn_.op[i].size == 4) w_ = false;
   if ((row_.default64 || row_.force64) && insn_.opsize == 4) return 0;
+  if (row_.force64 && insn_.opsize == 2) return 0;  // 66 would be ignored
   if (!registers() || !memory()) return 0;
   if ((row_.mask & kKey64) && !(row_.value & kKey64)) {  // no such form in 64-bit mode
     bool short_inc = insn_.map == 0 && (insn_.opcode & 0xf0) == 0x40;

@@ -73,7 +73,7 @@ void GuestMemory::mark_dirty(Gpa at, u64 length) {
 bool GuestMemory::read(Gpa at, std::span<u8> to) const {
   const u8* from = host(at, to.size());
   if (!from) return false;
-  std::memcpy(to.data(), from, to.size());
+  if (!to.empty()) std::memcpy(to.data(), from, to.size());  // an empty span may have no address
   return true;
 }
 
@@ -81,7 +81,7 @@ bool GuestMemory::write(Gpa at, std::span<const u8> from) {
   const Slot* s = slot_of(at);
   u8* to = host(at, from.size());
   if (!s || !to || !s->writable) return false;
-  std::memcpy(to, from.data(), from.size());
+  if (!from.empty()) std::memcpy(to, from.data(), from.size());
   dirty_->mark(s->offset + (at - s->start), from.size());
   return true;
 }

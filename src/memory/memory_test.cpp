@@ -26,6 +26,14 @@ TEST(GuestMemory, refuses_what_reaches_outside_and_does_not_wrap) {
   EXPECT_FALSE(GuestMemory::create(u64{1} << 60));
 }
 
+TEST(GuestMemory, an_empty_span_is_no_access) {
+  auto m = std::move(GuestMemory::create(64 * KiB)).value();
+  EXPECT_TRUE(m->write(16, {}));
+  EXPECT_TRUE(m->read(16, {}));
+  EXPECT_FALSE(m->write(128 * KiB, {}));
+  EXPECT_EQ(m->dirty().take()[0], 0u);
+}
+
 TEST(GuestMemory, marks_dirty_pages) {
   auto m = std::move(GuestMemory::create(1 * MiB)).value();
   EXPECT_TRUE(m->write_value<u64>(3 * kPageSize - 4, 1));  // crosses pages 2 and 3
