@@ -85,8 +85,9 @@ template <class T>
                  : "memory");
     expected = (static_cast<u128>(high) << 64) | low;
   } else {
+    typedef T Unaligned __attribute__((aligned(1), may_alias));
     asm volatile("lock cmpxchg %[n], %[m]"
-                 : [m] "+m"(*reinterpret_cast<T*>(p)), "+a"(expected), "=@ccz"(done)
+                 : [m] "+m"(*reinterpret_cast<Unaligned*>(p)), "+a"(expected), "=@ccz"(done)
                  : [n] "r"(desired)
                  : "memory");
   }

@@ -112,6 +112,7 @@ BlockCache::~BlockCache() = default;
 
 void BlockCache::clear() {
   std::fill(buckets_.begin(), buckets_.end(), nullptr);
+  jumps_.fill({});
   chunks_.clear();
   chunk_used_ = total_ = 0;
   running = nullptr;

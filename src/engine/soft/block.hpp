@@ -9,6 +9,7 @@
 // Owned by the vCPU's thread; only CodePage is shared.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <vector>
 
@@ -48,6 +49,16 @@ class BlockCache {
   /// The block at linear address `linear` in the current mode, valid now. Null: fault recorded (#PF
   /// while fetching, #GP for a too long instruction; #UD comes as a block whose op raises it).
   Block* find(u64 linear);
+  /// The same for targets found before: one comparison under unchanged translations.
+  Block* find_again(u64 linear, u8 mode, u64 fetch_key) {
+    const Jump& j = jumps_[jump_index(linear)];
+    if (j.linear == linear && j.key == fetch_key && j.block->mode == mode && j.block->current())
+      return j.block;
+    return nullptr;
+  }
+  void remember(u64 linear, u64 fetch_key, Block& block) {
+    if (!block.code2) jumps_[jump_index(linear)] = {linear, fetch_key, &block};
+  }
   /// The block that runs now was overwritten by its own code: its remaining ops lead back to the
   /// run loop, which decodes anew.
   void abandon(Block& block);
@@ -68,7 +79,15 @@ class BlockCache {
   memory::CodePage& code_page(u64 gpa, u64& host_page);
   void watch(u64 gpa, u64 bytes);
 
+  struct Jump {
+    u64 linear = 0, key = ~u64{0};
+    Block* block = nullptr;
+  };
+  static constexpr u32 kJumps = 2048;
+  static u32 jump_index(u64 linear) { return (linear ^ (linear >> 11)) & (kJumps - 1); }
+
   Cpu::Core& core_;
+  std::array<Jump, kJumps> jumps_{};
   memory::CodePage unwritable_;  ///< stands for ROM and for what is not memory
   std::vector<Block*> buckets_;
   std::vector<std::unique_ptr<u8[]>> chunks_;

@@ -133,6 +133,7 @@ struct Cpu::Core {
   enum class Kind : u8 { external, nmi, fault, trap, software, int3, into, int1 };
   /// Delivers through IDT or IVT, with faults that happen meanwhile; false: triple fault.
   [[nodiscard]] bool deliver(u8 vector, Kind kind, bool has_error, u32 error, u64 return_rip);
+  void deliver_traps();                ///< #DB for trap_bits
   [[nodiscard]] bool deliver_fault();  ///< cpu.fault, at cpu.rip
   bool deliver_once(u8 vector, Kind kind, bool has_error, u32 error, u64 return_rip);
   bool deliver_real(u8 vector, u64 return_rip);

@@ -23,6 +23,12 @@ bool fetchable(Cpu& cpu, u32 length) {
 
 }  // namespace
 
+void Cpu::Core::deliver_traps() {
+  cpu.s.dr6 = (cpu.s.dr6 & ~u64{0xf}) | trap_bits;
+  trap_bits = 0;
+  if (!deliver(DB, Kind::trap, false, 0, cpu.rip)) shutdown = true;
+}
+
 void Cpu::Core::poll_timer() {
   budget = kTimerBudget;
   if (!lapic) return;
@@ -76,18 +82,25 @@ void Cpu::Core::run_blocks(Block* b) {
         continue;
       }
       const u64 clears = blocks.clears;
+      const bool linkable = !b->code2;
       Block* found = blocks.find(target);
       if (!found) break;  // run() finds out once more and delivers
-      if (blocks.clears == clears && !found->code2 && !b->code2) {
+      if (blocks.clears == clears && linkable && !found->code2) {
         b->link[1] = b->link[0];
         b->link[0] = {at, found};
       }
       b = found;
     } else {
       linear = target;
-      if (!canonical(target)) break;
-      b = blocks.find(target);
-      if (!b) break;
+      const u64 key = cpu.tlb.fetch_key();
+      Block* found = blocks.find_again(target, b->mode, key);
+      if (!found) {
+        if (!canonical(target)) break;
+        found = blocks.find(target);
+        if (!found) break;
+        blocks.remember(target, key, *found);
+      }
+      b = found;
     }
     if (!cpu.flat && cpu.rip + b->bytes - 1 > cpu.seg[machine::cs].limit) break;
   }
@@ -154,6 +167,11 @@ bool Cpu::Core::step_carefully(machine::Exit& out) {
       }
   resume_rip = ~u64{0};
 
+  // Traps that were due before (a task switch, an instruction behind MOV SS).
+  if (!replay && trap_bits && cpu.s.interrupt_shadow != 2) {
+    deliver_traps();
+    return false;
+  }
   if (!resumed && (cpu.s.dr7 & 0xff)) {
     u64 hits = 0;
     for (unsigned i = 0; i < 4; ++i)
@@ -180,7 +198,6 @@ bool Cpu::Core::step_carefully(machine::Exit& out) {
   const u64 rf = cpu.rflags & RF;
   cpu.s.interrupt_shadow = 0;
   cpu.rflags &= ~u64{RF};
-  if (!replay) trap_bits = 0;
   const u64 pending_traps = trap_bits;
   debug_stop = false;
   blocks.running = b;
@@ -193,6 +210,14 @@ bool Cpu::Core::step_carefully(machine::Exit& out) {
 
   switch (flow) {
     case Flow::exit:
+      // HLT is over: what waited behind STI may come now.
+      if (std::holds_alternative<machine::Halt>(cpu.exit)) {
+        ++instructions;
+        forget();
+        update_careful();
+        interrupts_enabled();
+        return false;
+      }
       // Runs again: as if it had not begun.
       cpu.s.interrupt_shadow = shadow;
       cpu.rflags |= rf;
@@ -276,7 +301,10 @@ machine::Exit Cpu::Core::run() {
       run_blocks(b);
     }
     if (cpu.pending_exit) break;
-    if (budget == 0) poll_timer();
+    if (budget <= 1)
+      poll_timer();
+    else
+      --budget;
   }
   cpu.pending_exit = false;
   if (std::holds_alternative<machine::PortIo>(cpu.exit) ||

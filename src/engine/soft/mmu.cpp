@@ -9,6 +9,7 @@ namespace skerry::soft {
 // ---- TLBs
 
 void Tlbs::flush_all() {
+  ++fetch_epoch;
   each([](Context& c) {
     c.read.clear();
     c.write.clear();
@@ -18,6 +19,7 @@ void Tlbs::flush_all() {
 }
 
 void Tlbs::flush_nonglobal() {
+  ++fetch_epoch;
   each([](Context& c) {
     c.read.flush_nonglobal();
     c.write.flush_nonglobal();
@@ -26,6 +28,7 @@ void Tlbs::flush_nonglobal() {
 }
 
 void Tlbs::flush_page(u64 linear) {
+  ++fetch_epoch;
   if (large_1g.maybe(linear >> 30)) return flush_all();
   // 4 MiB pages of 32-bit paging are two such regions.
   for (u64 region : {linear >> 21, (linear >> 21) ^ 1}) {

@@ -22,7 +22,11 @@ bool Cpu::Core::device_access(u64 at, u8 size, bool write, bool port, u64& value
     // the bytes of the register.
     u32 offset = at & 0xffc, shift = (at & 3) * 8;
     if (write) {
-      if (shift == 0 && size >= 4) lapic->mmio_write(offset, static_cast<u32>(value));
+      if (shift == 0 && size >= 4) {
+        lapic->mmio_write(offset, static_cast<u32>(value));
+        // EOI or a lower TPR may let through what was looked at before and held back.
+        cpu.attention.fetch_or(kInterrupt, std::memory_order_relaxed);
+      }
     } else {
       value = (lapic->mmio_read(offset) >> shift) & byte_mask(size);
     }

@@ -94,7 +94,9 @@ struct Tlbs {
   struct Context {
     Tlb read, write;
     FetchTlb fetch;
+    u8 id = 0;
   };
+  Tlbs() { supervisor.id = 1, supervisor_ac.id = 2; }
   /// User; supervisor with SMAP in force; supervisor allowed to touch user pages (no SMAP, or AC =
   /// 1).
   Context user, supervisor, supervisor_ac;
@@ -104,6 +106,10 @@ struct Tlbs {
   Tlb* read = &supervisor_ac.read;
   Tlb* write = &supervisor_ac.write;
   Context* context = &supervisor_ac;
+
+  /// Changes with every flush; with the context it says under which translations code was found.
+  u64 fetch_epoch = 0;
+  u64 fetch_key() const { return fetch_epoch * 4 + context->id; }
 
   /// Which regions were mapped by large pages since flush_all; false positives only cost time.
   struct RegionSet {
