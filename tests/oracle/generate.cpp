@@ -196,7 +196,7 @@ u64 target(Random& r, unsigned size) {
     case 14 ... 17: at = kReadOnly + r.below(kPage); break;
     case 18: at = kDataEnd + r.below(kPage); break;  // not present
     case 19:
-      if (r.chance(50)) return 0x8000'0000'0000 - r.below(size + 2);  // not canonical
+      if (r.chance(50)) return 0x8000'0000'0000 + r.below(64);  // not canonical
       at = kReadOnly - r.below(size + 2);
       break;
     default: at = kData + 1024 + r.below(kDataSize - 2048); break;

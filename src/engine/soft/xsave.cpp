@@ -88,6 +88,12 @@ void take_x87(Cpu& cpu, const Op& op, const u8* from) {
   store<u16>(x + area::kFop, load<u16>(x + area::kFop) & 0x7ff);
 }
 
+/// #GP(0), except that a stack address that is not canonical is #SS(0) first; unlike SSE operands.
+Flow alignment_fault(Cpu& cpu, u8 segment, u64 offset) {
+  bool stack = segment == machine::ss && cpu.flat && !canonical(offset);
+  return cpu.raise(stack ? SS : GP, 0);
+}
+
 // ---- FXSAVE, FXRSTOR
 // -------------------------------------------------------------------------------
 
@@ -98,7 +104,7 @@ bool fx_gate(Cpu& cpu, const Op& op, u64& offset) {
   }
   offset = cpu.ea(op);
   if (misaligned(cpu, op.segment, offset, 16)) {
-    cpu.raise(GP, 0);
+    alignment_fault(cpu, op.segment, offset);
     return false;
   }
   return true;
@@ -150,8 +156,12 @@ bool xsave_gate(Cpu& cpu, const Op& op, u64& offset) {
     return false;
   }
   offset = cpu.ea(op);
-  if ((supervisor && cpu.cpl != 0) || misaligned(cpu, op.segment, offset, 64)) {
+  if (supervisor && cpu.cpl != 0) {
     cpu.raise(GP, 0);
+    return false;
+  }
+  if (misaligned(cpu, op.segment, offset, 64)) {
+    alignment_fault(cpu, op.segment, offset);
     return false;
   }
   return true;
