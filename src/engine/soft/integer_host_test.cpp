@@ -41,10 +41,13 @@ class HostRunner {
     struct sigaction action = {};
     action.sa_sigaction = on_signal;
     action.sa_flags = SA_SIGINFO;
-    for (int s : {SIGFPE, SIGILL, SIGSEGV}) sigaction(s, &action, nullptr);
+    for (int s : kSignals) sigaction(s, &action, &before_[s]);
   }
   bool ok() const { return page_ != MAP_FAILED; }
-  ~HostRunner() { munmap(page_, 8192); }
+  ~HostRunner() {
+    for (int s : kSignals) sigaction(s, &before_[s], nullptr);  // host thunks have handlers too
+    munmap(page_, 8192);
+  }
 
   /// The signal it raised, or 0.
   int run(std::span<const u8> insn, Regs& regs) {
@@ -89,6 +92,8 @@ class HostRunner {
   }
 
  private:
+  static constexpr int kSignals[] = {SIGFPE, SIGILL, SIGSEGV};
+  struct sigaction before_[32];
   u8* page_;
 };
 
@@ -128,8 +133,8 @@ bool testable(const isa::Insn& i) {
   }
   if (i.cls != isa::Class::integer) return false;
   if (i.map == 0 && i.opcode >= 0xa0 && i.opcode <= 0xa3) return false;
-  if (i.memory_operand() && (i.mem.base >= 16 || i.mem.base == machine::rsp || i.mem.index < 16 || i.mem.segment >= 4 ||
-                             i.addrsize != 8 || i.op[1].reg == i.mem.base))
+  if (i.memory_operand() && (i.mem.base >= 16 || i.mem.base == machine::rsp || i.mem.index < 16 ||
+                             i.mem.segment >= 4 || i.addrsize != 8 || i.op[1].reg == i.mem.base))
     return false;
   for (const isa::Operand& o : i.op) {
     if (o.kind == OperandKind::segment) return false;
