@@ -241,17 +241,16 @@ Result<> Machine::load(const state::Image& image) {
   }
   TRY_VOID(load_ram(image));
   clock_.set(time.now);
-  {
-    std::lock_guard guard(lock_);
-    for (auto& device : devices_) {
-      auto done = device->load(image);
-      if (!done) return std::unexpected(std::move(done.error()).in(device->name()));
-    }
-  }
   for (unsigned i = 0; i < cpus(); ++i) {
     if (LocalApic* local = cpus_[i]->lapic()) local->load(lapics[i], states[i].apic_base);
     TRY_VOID(cpus_[i]->load(states[i]));
     if (!cpus_[i]->lapic()) TRY_VOID(cpus_[i]->vcpu().load_lapic(lapics[i]));
+  }
+  // After the LAPICs: a timer that is already due interrupts while its device is loaded.
+  std::lock_guard guard(lock_);
+  for (auto& device : devices_) {
+    auto done = device->load(image);
+    if (!done) return std::unexpected(std::move(done.error()).in(device->name()));
   }
   return {};
 }

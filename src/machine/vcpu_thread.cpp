@@ -153,6 +153,10 @@ bool VcpuThread::step() {
     return true;
   }
   if (u32 events = events_.exchange(0)) take_events(events);
+  if (run_ == RunState::shutdown) {  // resumed by somebody who had a look at it
+    dispatch(Shutdown{});
+    return true;
+  }
   if (run_ != RunState::running && lapic_ && !wait_for_wake()) return true;
   dispatch(vcpu_->run());
   return true;

@@ -17,13 +17,15 @@ namespace skerry::state {
 struct Section {
   u32 version = 1;
   std::vector<u8> body;
+  /// The schema text of what is in it; null if it was parsed or is bytes.
+  std::string (*schema)() = nullptr;
 };
 
 class Image {
  public:
   template <class T>
   void put(const std::string& name, const T& state, u32 version = 1) {
-    sections_[name] = {version, encode(state)};
+    sections_[name] = {version, encode(state), &state::schema<T>};
   }
   /// The section must exist and decode; the error names it.
   template <class T>
@@ -36,7 +38,7 @@ class Image {
   }
 
   void put_bytes(const std::string& name, std::vector<u8> body, u32 version = 1) {
-    sections_[name] = {version, std::move(body)};
+    sections_[name] = {version, std::move(body), nullptr};
   }
   const Section* find(const std::string& name) const;
   const std::map<std::string, Section>& sections() const { return sections_; }

@@ -26,14 +26,17 @@ const char* mode_name(const machine::CpuState& s) {
 }  // namespace
 
 std::string crash_report(machine::Machine& machine, unsigned cpu) {
+  return "\nskerry: the guest crashed: triple fault on " + cpu_report(machine, cpu);
+}
+
+std::string cpu_report(machine::Machine& machine, unsigned cpu) {
   machine::CpuState s;
   machine::VcpuThread& thread = machine.cpu(cpu < machine.cpus() ? cpu : 0);
   if (auto saved = thread.save(s); !saved)
-    return "skerry: the guest crashed; its state cannot be read\n";
+    return fmt::format("CPU {}, whose state cannot be read\n", cpu);
   using namespace machine;
   std::string text =
-      fmt::format("\nskerry: the guest crashed: triple fault on CPU {} in {}, CPL {}\n", cpu,
-                  mode_name(s), s.seg[cs].selector & 3);
+      fmt::format("CPU {} in {}, CPL {}\n", cpu, mode_name(s), s.seg[cs].selector & 3);
   static constexpr const char* kNames[16] = {"RAX", "RCX", "RDX", "RBX", "RSP", "RBP",
                                              "RSI", "RDI", "R8 ", "R9 ", "R10", "R11",
                                              "R12", "R13", "R14", "R15"};

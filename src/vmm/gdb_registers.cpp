@@ -15,7 +15,19 @@ struct Register {
   size_t offset;          ///< in CpuState
   unsigned stored_bytes;  ///< in CpuState; the rest reads as zero
   const char* feature;
+  bool fixed = false;  ///< cannot be set alone
 };
+
+constexpr size_t kXsave = offsetof(CpuState, xsave), kXstateBv = kXsave + 512;
+
+/// The XSAVE component (SDM 1 13.4) that the bytes at `offset` of CpuState belong to, or 0. FCW and
+/// MXCSR belong to none here: they are always valid.
+u64 component_of(size_t offset) {
+  if (offset < kXsave || offset >= kXsave + machine::kXsaveSize) return 0;
+  size_t at = offset - kXsave;
+  if (at < 2 || at == 24) return 0;
+  return at < 160 ? 1 : at < 416 ? 2 : at >= 576 && at < 832 ? 4 : 0;
+}
 
 const std::vector<Register>& registers() {
   static const std::vector<Register> table = [] {
@@ -35,11 +47,11 @@ const std::vector<Register>& registers() {
          {std::pair{"cs", cs}, {"ss", ss}, {"ds", ds}, {"es", es}, {"fs", fs}, {"gs", gs}})
       t.push_back({name, "int32", 4,
                    offsetof(CpuState, seg) + seg * sizeof(Segment) + offsetof(Segment, selector), 2,
-                   core});
-    const size_t xsave = offsetof(CpuState, xsave);
+                   core, true});
+    const size_t xsave = kXsave;
     for (unsigned i = 0; i < 8; ++i)
       t.push_back({fmt::format("st{}", i), "i387_ext", 10, xsave + 32 + 16 * i, 10, core});
-    // FXSAVE holds an abridged tag word; GDB gets it as it is.
+    // FXSAVE holds an abridged tag word; gdb gets it as it is.
     t.push_back({"fctrl", "int", 4, xsave + 0, 2, core});
     t.push_back({"fstat", "int", 4, xsave + 2, 2, core});
     t.push_back({"ftag", "int", 4, xsave + 4, 1, core});
@@ -54,9 +66,35 @@ const std::vector<Register>& registers() {
     t.push_back({"mxcsr", "i386_mxcsr", 4, xsave + 24, 4, sse});
     const char* segments = "org.gnu.gdb.i386.segments";
     for (auto [name, seg] : {std::pair{"fs_base", fs}, {"gs_base", gs}})
-      t.push_back({name, "long", 8,
+      t.push_back({name, "int64", 8,
                    offsetof(CpuState, seg) + seg * sizeof(Segment) + offsetof(Segment, base), 8,
                    segments});
+    for (unsigned i = 0; i < 16; ++i)
+      t.push_back({fmt::format("ymm{}h", i), "uint128", 16, xsave + 576 + 16 * i, 16,
+                   "org.gnu.gdb.i386.avx"});
+    const char* system = "org.skerry.system";
+    for (auto [name, at] : {std::pair{"cr0", offsetof(CpuState, cr0)},
+                            {"cr2", offsetof(CpuState, cr2)},
+                            {"cr3", offsetof(CpuState, cr3)},
+                            {"cr4", offsetof(CpuState, cr4)}})
+      t.push_back({name, "int64", 8, at, 8, system});
+    t.push_back({"cr8", "int64", 8, offsetof(CpuState, cr8), 8, system, true});  // the LAPIC's
+    t.push_back({"efer", "int64", 8, offsetof(CpuState, efer), 8, system});
+    t.push_back({"k_gs_base", "int64", 8, offsetof(CpuState, kernel_gs_base), 8, system});
+    for (auto [name, seg] :
+         {std::pair{"cs_base", cs}, {"ss_base", ss}, {"ds_base", ds}, {"es_base", es}})
+      t.push_back({name, "int64", 8,
+                   offsetof(CpuState, seg) + seg * sizeof(Segment) + offsetof(Segment, base), 8,
+                   system});
+    const size_t gdtr = offsetof(CpuState, gdtr), idtr = offsetof(CpuState, idtr);
+    const size_t limit = offsetof(TableRegister, limit);
+    t.push_back({"gdtr_base", "int64", 8, gdtr, 8, system});
+    t.push_back({"gdtr_limit", "int32", 4, gdtr + limit, 2, system});
+    t.push_back({"idtr_base", "int64", 8, idtr, 8, system});
+    t.push_back({"idtr_limit", "int32", 4, idtr + limit, 2, system});
+    t.push_back({"tr", "int32", 4, offsetof(CpuState, tr), 2, system, true});
+    t.push_back({"ldtr", "int32", 4, offsetof(CpuState, ldtr), 2, system, true});
+    static_assert(offsetof(Segment, selector) == 0 && offsetof(TableRegister, base) == 0);
     return t;
   }();
   return table;
@@ -107,6 +145,10 @@ unsigned gdb_register_count() {
 std::string gdb_read_register(const CpuState& state, unsigned number) {
   const Register& r = registers().at(number);
   std::string bytes(r.bytes, '\0');
+  u64 component = component_of(r.offset), in_use;
+  std::memcpy(&in_use, reinterpret_cast<const char*>(&state) + kXstateBv, 8);
+  // Zeros are the initial state of all that has a component; ftag is in its abridged form.
+  if (component && !(in_use & component)) return bytes;
   std::memcpy(bytes.data(), reinterpret_cast<const char*>(&state) + r.offset, r.stored_bytes);
   return bytes;
 }
@@ -116,7 +158,22 @@ bool gdb_write_register(CpuState& state, unsigned number, std::string_view bytes
   const Register& r = registers()[number];
   if (bytes.size() != r.bytes) return false;
   // A selector alone would not change what the segment is: loading one takes a descriptor.
-  if (r.stored_bytes == 2 && r.type == "int32") return true;
+  if (r.fixed) return bytes == gdb_read_register(state, number);
+  if (u64 component = component_of(r.offset)) {
+    u64 in_use;
+    char* base = reinterpret_cast<char*>(&state);
+    std::memcpy(&in_use, base + kXstateBv, 8);
+    if (!(in_use & component)) {
+      if (bytes == std::string(r.bytes, '\0')) return true;
+      // x87 and SSE are always there (SDM 1 13.3).
+      if (component == 4 && !(state.xcr0 & 4)) return false;
+      for (unsigned i = 0; i < registers().size(); ++i)
+        if (component_of(registers()[i].offset) == component)
+          std::memset(base + registers()[i].offset, 0, registers()[i].stored_bytes);
+      in_use |= component;
+      std::memcpy(base + kXstateBv, &in_use, 8);
+    }
+  }
   std::memcpy(reinterpret_cast<char*>(&state) + r.offset, bytes.data(), r.stored_bytes);
   return true;
 }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/log.hpp"
+#include "vmm/crash_report.hpp"
 #include "vmm/gdb_registers.hpp"
 
 namespace skerry::vmm {
@@ -57,7 +58,7 @@ Result<std::unique_ptr<GdbServer>> GdbServer::listen(const schema::GdbAddress& a
   machine.vcpu_host().debug_hit = [s = server.get()](unsigned cpu, const machine::Debug& debug) {
     {
       std::lock_guard guard(s->mutex_);
-      if (!s->hit_) s->hit_ = Hit{cpu, debug, kSigTrap};
+      s->hits_.push_back({cpu, debug, kSigTrap});
     }
     signal_event(s->wake_.get());
   };
@@ -77,18 +78,19 @@ void GdbServer::start() {
   });
 }
 
-bool GdbServer::guest_crashed() {
+bool GdbServer::guest_crashed(unsigned cpu) {
   if (!connected_) return false;
   {
     std::lock_guard guard(mutex_);
-    hit_ = Hit{0, {}, kSigSegv};
+    hits_.insert(hits_.begin(), Hit{cpu < machine_.cpus() ? cpu : 0, {}, kSigSegv});
   }
   signal_event(wake_.get());
   return true;
 }
 
 void GdbServer::guest_ended(int status) {
-  if (connected_) reply(fmt::format("W{:02x}", status & 0xff));
+  ended_ = true;
+  if (connected_ && !killed_) reply(fmt::format("W{:02x}", status & 0xff));
 }
 
 void GdbServer::main() {
@@ -106,7 +108,7 @@ void GdbServer::main() {
     connected_ = false;
     client_ = Fd();
     // A debugger that goes away leaves the guest running, as it was before.
-    if (!ending_) {
+    if (!ending_ && !ended_ && !killed_) {
       stop_all();
       breakpoints_.clear();
       watches_.clear();
@@ -142,6 +144,7 @@ void GdbServer::session(int fd) {
         return;
       }
       if (item->body == "k" || item->body.starts_with("vKill")) {
+        killed_ = true;
         if (item->body != "k") reply("OK");
         machine_.request(machine::Request::power_off);
         return;
@@ -155,15 +158,15 @@ void GdbServer::session(int fd) {
       bool hit;
       {
         std::lock_guard guard(mutex_);
-        hit = hit_.has_value();
+        hit = !hits_.empty();
       }
       if (hit && running_) {
         stop_all();
         std::lock_guard guard(mutex_);
-        cpu_ = hit_->cpu;
-        last_signal_ = hit_->signal;
-        last_watch_ = hit_->debug.watch_address;
-        hit_.reset();
+        cpu_ = hits_[0].cpu;
+        last_signal_ = hits_[0].signal;
+        last_watch_ = hits_[0].debug.watch_address;
+        hits_.erase(hits_.begin());
         report_stop();
       }
     }
@@ -177,6 +180,7 @@ void GdbServer::session(int fd) {
 
 void GdbServer::reply(std::string_view body) {
   std::string frame = gdb_frame(body);
+  std::lock_guard guard(send_mutex_);  // guest_ended() comes from the main thread
   [[maybe_unused]] ssize_t n = ::send(client_.get(), frame.data(), frame.size(), MSG_NOSIGNAL);
 }
 
@@ -187,7 +191,7 @@ void GdbServer::stop_all() {
 
 bool GdbServer::apply_debug(int step_cpu) {
   machine::DebugRequest request;
-  request.breakpoints.assign(breakpoints_.begin(), breakpoints_.end());
+  for (const auto& [kind, address] : breakpoints_) request.breakpoints.push_back(address);
   request.watches = watches_;
   for (unsigned i = 0; i < machine_.cpus(); ++i) {
     request.single_step = static_cast<int>(i) == step_cpu;
@@ -200,11 +204,21 @@ bool GdbServer::apply_debug(int step_cpu) {
   return true;
 }
 
-void GdbServer::resume(int step_cpu, int only_cpu) {
+// Another CPU may have come to a breakpoint at the same time as the one that was reported. To its
+// engine that one has been seen; loading the state makes it hit again.
+void GdbServer::rearm_unreported() {
+  std::vector<Hit> hits;
   {
     std::lock_guard guard(mutex_);
-    hit_.reset();
+    hits.swap(hits_);
   }
+  for (const Hit& hit : hits)
+    if (hit.signal == kSigTrap && hit.cpu != cpu_)
+      if (auto state = state_of(hit.cpu)) (void)machine_.cpu(hit.cpu).load(*state);
+}
+
+void GdbServer::resume(int step_cpu, int only_cpu) {
+  rearm_unreported();
   last_watch_ = 0;
   if (!apply_debug(step_cpu)) return reply("E03");
   running_ = true;
@@ -217,7 +231,12 @@ void GdbServer::resume(int step_cpu, int only_cpu) {
 
 void GdbServer::report_stop() {
   std::string text = fmt::format("T{:02x}thread:{:x};", last_signal_, cpu_ + 1);
-  if (last_watch_) text += fmt::format("watch:{:x};", last_watch_);
+  if (last_watch_) {
+    std::string_view kind = "watch";
+    for (const auto& w : watches_)
+      if (w.address == last_watch_) kind = !w.on_read ? "watch" : w.on_write ? "awatch" : "rwatch";
+    text += fmt::format("{}:{:x};", kind, last_watch_);
+  }
   reply(text);
 }
 
@@ -305,7 +324,9 @@ void GdbServer::handle_query(std::string_view packet) {
 void GdbServer::handle_monitor(std::string_view command) {
   std::string text;
   auto state = state_of(cpu_);
-  if (command == "registers" && state) {
+  if (command == "cpu") {
+    text = cpu_report(machine_, cpu_);
+  } else if (command == "registers" && state) {
     text = state::dump(*state);
   } else if (command == "reset") {
     auto done = machine_.reset();
@@ -313,7 +334,13 @@ void GdbServer::handle_monitor(std::string_view command) {
   } else if (command == "devices") {
     text = machine_.ports().dump() + machine_.memory_space().dump();
   } else {
-    text = "monitor commands: registers (everything of this CPU), devices (address map), reset\n";
+    text =
+        "monitor commands:\n"
+        "  cpu        this CPU's mode, segments, instructions and stack, in 16- and 32-bit code "
+        "too\n"
+        "  registers  everything that a saved machine would hold of this CPU\n"
+        "  devices    what is at which address\n"
+        "  reset      the machine back to its first instruction\n";
   }
   // An answer is one packet: long dumps are cut at what it holds.
   if (text.size() > 7000) text = text.substr(0, 7000) + "...\n";
@@ -354,7 +381,8 @@ void GdbServer::handle_registers(std::string_view packet) {
   } else {
     good = false;
   }
-  reply(good && machine_.cpu(cpu_).load(*state) ? "OK" : "E01");
+  reply(good && machine_.cpu(cpu_).load(*state) ? "OK"
+                                                : "E01");  // E01: no processor has such a state
 }
 
 bool GdbServer::copy_memory(u64 address, std::span<u8> data, bool write) {
@@ -398,22 +426,29 @@ void GdbServer::handle_breakpoint(std::string_view packet) {
   if (!address || rest.empty()) return reply("E01");
   rest.remove_prefix(1);
   u64 length = take_hex(rest).value_or(1);
+  auto old_breakpoints = breakpoints_;
+  auto old_watches = watches_;
   if (type == '0' || type == '1') {
     if (set) {
-      breakpoints_.insert(*address);
+      breakpoints_.insert({type, *address});
     } else {
-      breakpoints_.erase(*address);
+      breakpoints_.erase({type, *address});
     }
   } else if (type >= '2' && type <= '4') {
-    std::erase_if(watches_,
-                  [&](const auto& w) { return w.address == *address && w.length == length; });
-    if (set)
-      watches_.push_back(
-          {*address, static_cast<u32>(std::min<u64>(length, 4096)), type != '2', type != '3'});
+    machine::DebugRequest::Watch watch{*address, static_cast<u32>(std::min<u64>(length, 4096)),
+                                       type != '2', type != '3'};
+    std::erase_if(watches_, [&, watch](const auto& w) {
+      return w.address == watch.address && w.length == watch.length && w.on_read == watch.on_read &&
+             w.on_write == watch.on_write;
+    });
+    if (set) watches_.push_back(watch);
   } else {
     return reply("");
   }
-  reply(apply_debug(-1) ? "OK" : "E03");
+  if (apply_debug(-1)) return reply("OK");
+  breakpoints_ = std::move(old_breakpoints);  // more than the engine has
+  watches_ = std::move(old_watches);
+  reply("E03");
 }
 
 void GdbServer::handle_resume(std::string_view packet) {

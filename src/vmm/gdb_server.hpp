@@ -26,11 +26,13 @@ class GdbServer {
   /// Waits for a debugger; the machine is powered on and paused. From then on it controls the
   /// machine.
   void start();
-  /// The vCPUs are parked after a triple fault. True if a debugger took it: it stays for
+  /// The vCPUs are parked after a triple fault of `cpu`. True if a debugger took it: it stays for
   /// inspection.
-  bool guest_crashed();
-  /// Tells the debugger that the guest ended.
+  bool guest_crashed(unsigned cpu);
+  /// Tells the debugger that the guest ended. The machine stays paused from then on.
   void guest_ended(int status);
+  /// The debugger asked for the machine's end.
+  bool killed() const { return killed_; }
   /// The address in the form that GDB's `target remote` takes.
   const std::string& where() const { return where_; }
 
@@ -52,28 +54,30 @@ class GdbServer {
   std::optional<machine::CpuState> state_of(unsigned cpu);
   bool copy_memory(u64 address, std::span<u8> data, bool write);
   bool apply_debug(int step_cpu);
+  void rearm_unreported();
 
   machine::Machine& machine_;
   std::string where_;
   Fd listener_, client_, wake_;
   std::thread thread_;
-  std::atomic<bool> ending_{false}, connected_{false};
+  std::atomic<bool> ending_{false}, connected_{false}, killed_{false}, ended_{false};
   bool no_ack_ = false;
   GdbStream stream_;
 
-  // The session's view; the hook on vCPU threads and guest_crashed() write hit_.
-  std::mutex mutex_;
+  // The session's view; the hook on vCPU threads and guest_crashed() write hits_.
+  std::mutex mutex_, send_mutex_;
   struct Hit {
     unsigned cpu;
     machine::Debug debug;
     int signal;
   };
-  std::optional<Hit> hit_;
+  std::vector<Hit> hits_;  ///< of this stop; only the first is reported
   bool running_ = false;
   unsigned cpu_ = 0;  ///< the selected thread
   int last_signal_ = 5;
   u64 last_watch_ = 0;
-  std::set<u64> breakpoints_;
+  /// Kind ('0' software, '1' hardware: the same to the engine) and address.
+  std::set<std::pair<char, u64>> breakpoints_;
   std::vector<machine::DebugRequest::Watch> watches_;
 };
 

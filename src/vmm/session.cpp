@@ -133,7 +133,9 @@ std::optional<int> Session::handle(const Machine::Outcome& outcome) {
   Machine& machine = board_->machine();
   if (user_status_ >= 0) return user_status_.load();
   switch (outcome.what) {
-    case Request::power_off: return schema::exit_power_off;
+    case Request::power_off:
+      if (gdb_ && gdb_->killed()) return schema::exit_signal + SIGKILL;
+      return schema::exit_power_off;
     case Request::debug_exit: return schema::exit_debug(outcome.code);
     case Request::fatal: return schema::exit_internal;
     case Request::panic:
@@ -141,7 +143,7 @@ std::optional<int> Session::handle(const Machine::Outcome& outcome) {
       machine.pause();
       restore_terminal();
       std::fputs(crash_report(machine, outcome.code).c_str(), stderr);
-      if (gdb_ && gdb_->guest_crashed()) {
+      if (gdb_ && gdb_->guest_crashed(outcome.code)) {
         log_info("gdb has the machine");
         return std::nullopt;
       }

@@ -1,0 +1,128 @@
+// A tiny guest (ticker.S) that is saved and loaded over and over says what it says when left alone.
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <random>
+#include <thread>
+
+#include "guest_run.hpp"
+
+namespace skerry::state_test {
+namespace {
+
+schema::MachineSpec ticker(unsigned cpus) {
+  schema::MachineSpec spec;
+  spec.memory.count = 4 * MiB;
+  spec.cpus = cpus;
+  spec.kernel = fmt::format("{}/ticker{}.bin", TICKER_DIRECTORY, cpus);
+  spec.debug_exit = true;
+  return spec;
+}
+
+/// Runs the guest to its end with up to `trips` round trips on the way; its output.
+std::string run(unsigned cpus, unsigned trips, u32 seed) {
+  schema::MachineSpec spec = ticker(cpus);
+  Transcript transcript;
+  std::unique_ptr<board::Board> board;
+  auto built = build(spec, transcript);
+  if (!built) return built.error().message();
+  board = std::move(*built);
+  std::mt19937 random(seed);
+  unsigned done = 0;
+  board->machine().resume();
+  while (true) {
+    int wait = done < trips ? static_cast<int>(random() % 4) : 60'000;
+    auto outcome = board->machine().wait_request(wait);
+    board->machine().pause();
+    if (outcome) {
+      EXPECT_EQ(outcome->what, machine::Request::debug_exit);
+      EXPECT_EQ(outcome->code, 7u);
+      break;
+    }
+    if (done++ >= trips) {
+      ADD_FAILURE() << "the guest stands still after " << trips << " round trips, seed " << seed;
+      break;
+    }
+    auto tripped = round_trip(spec, transcript, board);
+    if (!tripped) {
+      ADD_FAILURE() << tripped.error().message();
+      break;
+    }
+    board->machine().resume();
+  }
+  EXPECT_GE(done, trips / 4) << "the guest was too fast to be saved";
+  return transcript.text();
+}
+
+TEST(TinyGuest, goes_on_where_it_was_saved) {
+  std::string alone = run(1, 0, 0);
+  EXPECT_EQ(std::count(alone.begin(), alone.end(), '\n'), 98);
+  EXPECT_EQ(alone.find('T'), std::string::npos) << "the TSC went back";
+  EXPECT_EQ(run(1, 24, 1), alone);
+}
+
+TEST(TinyGuest, goes_on_with_two_cpus) {
+  std::string alone = run(2, 0, 0);
+  EXPECT_EQ(std::count(alone.begin(), alone.end(), '\n'), 98);
+  EXPECT_EQ(run(2, 24, 2), alone);
+}
+
+TEST(TinyGuest, stands_still_while_paused) {
+  Transcript transcript;
+  auto board = build(ticker(2), transcript);
+  ASSERT_TRUE(board) << board.error().message();
+  machine::Machine& machine = (*board)->machine();
+  machine.resume();
+  (void)machine.wait_request(5);
+  machine.pause();
+  auto before = machine.save();
+  ASSERT_TRUE(before);
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  auto after = machine.save();
+  ASSERT_TRUE(after);
+  EXPECT_EQ(differences(*before, *after, {"rtc"}), "");
+}
+
+// Going back in the same process, into a machine that has run on.
+TEST(TinyGuest, can_be_taken_back) {
+  std::string alone = run(1, 0, 0);
+  Transcript transcript;
+  auto board = build(ticker(1), transcript);
+  ASSERT_TRUE(board) << board.error().message();
+  machine::Machine& machine = (*board)->machine();
+  machine.resume();
+  (void)machine.wait_request(10);
+  machine.pause();
+  size_t said = transcript.text().size();
+  auto image = machine.save();
+  ASSERT_TRUE(image);
+  for (int turn = 0; turn < 3; ++turn) {
+    machine.resume();
+    auto outcome = machine.wait_request(turn < 2 ? 7 : 60'000);
+    machine.pause();
+    if (turn == 2) {
+      ASSERT_TRUE(outcome && outcome->what == machine::Request::debug_exit);
+      break;
+    }
+    ASSERT_FALSE(outcome) << "the guest was too fast";
+    auto loaded = machine.load(*image);
+    ASSERT_TRUE(loaded) << loaded.error().message();
+    said = transcript.text().size();
+  }
+  std::string last = transcript.text().substr(said);
+  ASSERT_LE(last.size(), alone.size());
+  EXPECT_EQ(last, alone.substr(alone.size() - last.size()));
+}
+
+TEST(TinyGuest, refuses_an_image_of_another_machine) {
+  Transcript transcript;
+  auto one = build(ticker(1), transcript), two = build(ticker(2), transcript);
+  ASSERT_TRUE(one && two);
+  auto image = (*one)->machine().save(), other = (*two)->machine().save();
+  ASSERT_TRUE(image && other);
+  EXPECT_FALSE((*two)->machine().load(*image));
+  EXPECT_FALSE((*one)->machine().load(*other));
+}
+
+}  // namespace
+}  // namespace skerry::state_test
