@@ -1,4 +1,6 @@
 // Random code, tables and states at the highest privilege: nothing may happen to the process.
+// $SKERRY_SEED varies what is tried, for longer runs.
+#include <cstdlib>
 #include <random>
 #include <thread>
 
@@ -9,7 +11,11 @@ namespace {
 
 class Hostile : public SoftTest {
  protected:
-  std::mt19937_64 random{20261120};
+  static u64 seed() {
+    const char* text = std::getenv("SKERRY_SEED");
+    return text ? std::strtoull(text, nullptr, 0) : 20261120;
+  }
+  std::mt19937_64 random{seed()};
 
   void scribble(u64 at, u64 size) {
     for (u64 i = 0; i < size; i += 8) put<u64>(at + i, random());
