@@ -130,7 +130,8 @@ bool Cpu::Core::attend(machine::Exit& out) {
       }
     }
   }
-  if (between && (a & kInterrupt)) {
+  // A debugger's step is to the next instruction, not into the handler of what became due meanwhile.
+  if (between && (a & kInterrupt) && !debug.single_step) {
     if (!(cpu.rflags & IF) || cpu.s.interrupt_shadow) {
       if (!cpu.s.interrupt_shadow) {
         interrupt_waiting = true;
