@@ -479,6 +479,14 @@ std::optional<Case> generate(u16 index, Random& r) {
     u64 count = insn.op[2].kind == OperandKind::gpr ? gpr[rcx] : insn.imm;
     if ((count & 31) > 16) return std::nullopt;
   }
+  // A bit offset in a register moves the operand: keep it within reach.
+  bool bit_test =
+      insn.sem == Sem::bt || insn.sem == Sem::btc || insn.sem == Sem::btr || insn.sem == Sem::bts;
+  if (bit_test && insn.memory_operand() && insn.op[1].kind == OperandKind::gpr) {
+    if (insn.op[1].reg == insn.mem.base || insn.op[1].reg == insn.mem.index) return std::nullopt;
+    u64 offset = static_cast<u64>(static_cast<i64>(r.below(40000)) - 20000);
+    gpr[insn.op[1].reg] = insn.opsize == 4 ? (r.next() << 32) | static_cast<u32>(offset) : offset;
+  }
   // MOVSXD r16: Intel reads 16 bits, AMD 32.
   if (insn.sem == Sem::movsxd && insn.opsize == 2 && insn.memory_operand()) return std::nullopt;
   // MXCSR.MM (misaligned SSE) is AMD's; no guest is offered it.
