@@ -130,7 +130,8 @@ bool Cpu::Core::attend(machine::Exit& out) {
       }
     }
   }
-  // A debugger's step is to the next instruction, not into the handler of what became due meanwhile.
+  // A debugger's step is to the next instruction, not into the handler of what became due
+  // meanwhile.
   if (between && (a & kInterrupt) && !debug.single_step) {
     if (!(cpu.rflags & IF) || cpu.s.interrupt_shadow) {
       if (!cpu.s.interrupt_shadow) {
@@ -238,12 +239,13 @@ bool Cpu::Core::step_carefully(machine::Exit& out) {
   ++instructions;
   forget();
 
-  if (step) trap_bits |= u64{1} << 14;
-  if (trap_bits && cpu.s.interrupt_shadow != 2) {
-    cpu.s.dr6 = (cpu.s.dr6 & ~u64{0xf}) | trap_bits;
-    trap_bits = 0;
-    if (!deliver(DB, Kind::trap, false, 0, cpu.rip)) shutdown = true;
-  }
+  // INT n and its kin clear TF on their way, which takes their own trap with it (SDM 3B 18.3.1.4);
+  // SYSCALL's is what the mask left of TF.
+  const isa::Sem sem = op.insn->sem;
+  const bool masked = sem == isa::Sem::int_ || sem == isa::Sem::int3 || sem == isa::Sem::into ||
+                      (sem == isa::Sem::syscall && !(cpu.rflags & TF));
+  if (step && !masked) trap_bits |= u64{1} << 14;
+  if (trap_bits && cpu.s.interrupt_shadow != 2) deliver_traps();
   update_careful();
   interrupts_enabled();
   if (debug_stop || debug.single_step) {
