@@ -7,6 +7,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 #include <cerrno>
+#include <climits>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -17,6 +18,7 @@ namespace skerry::vmm {
 namespace {
 
 constexpr size_t kQueueLimit = 4 * MiB;
+constexpr Nanos kGrace = 1'000'000'000;  // for output once the machine is being ended
 constexpr size_t kInputLimit = 4 * KiB;
 constexpr u8 kEscape = 1;  // Ctrl-A
 
@@ -42,14 +44,28 @@ class OutputQueue {
   }
   void write(std::span<const u8> data) {
     std::unique_lock guard(mutex_);
-    changed_.wait(guard, [&] { return fd_ < 0 || ending_ || queue_.size() < kQueueLimit; });
-    if (fd_ < 0) return;
+    changed_.wait(guard,
+                  [&] { return fd_ < 0 || ending_ || abandoned_ || queue_.size() < kQueueLimit; });
+    if (fd_ < 0 || queue_.size() >= kQueueLimit) return;
     queue_.insert(queue_.end(), data.begin(), data.end());
     changed_.notify_all();
   }
   void flush() {
     std::unique_lock guard(mutex_);
-    changed_.wait(guard, [&] { return fd_ < 0 || (queue_.empty() && !busy_); });
+    while (fd_ >= 0 && (!queue_.empty() || busy_)) {
+      if (abandoned_ && HostClock::monotonic() >= last_moment_) {
+        fd_ = -1;
+        break;
+      }
+      changed_.wait_for(guard, std::chrono::milliseconds(100));
+    }
+    if (fd_ < 0) queue_.clear();
+  }
+  void abandon() {
+    std::lock_guard guard(mutex_);
+    if (!abandoned_) last_moment_ = HostClock::monotonic() + kGrace;
+    abandoned_ = true;
+    changed_.notify_all();
   }
 
  private:
@@ -67,23 +83,30 @@ class OutputQueue {
       int fd = fd_;
       changed_.notify_all();
       guard.unlock();
-      bool good = write_fully(fd, chunk);
+      bool good = write_fully(fd, chunk);  // kept short enough to notice that it is given up
       guard.lock();
       busy_ = false;
       if (!good && fd_ == fd) fd_ = -1;  // the reader went away: later output has nowhere to go
       changed_.notify_all();
     }
   }
-  // stdout may be non-blocking when it is shared with somebody who made it so.
-  static bool write_fully(int fd, std::span<const u8> data) {
+  // Descriptors may be blocking (pipes, terminals) or not, as somebody else who has them wishes.
+  // Up to PIPE_BUF bytes do not block a pipe that polls writable, so that this thread can always be
+  // told to end.
+  bool write_fully(int fd, std::span<const u8> data) {
     while (!data.empty()) {
-      ssize_t n = ::write(fd, data.data(), data.size());
+      pollfd p{fd, POLLOUT, 0};
+      if (::poll(&p, 1, 100) <= 0) {
+        std::lock_guard guard(mutex_);
+        if (fd_ != fd || ending_) return false;
+        continue;
+      }
+      auto some = data.first(std::min<size_t>(data.size(), PIPE_BUF));
+      ssize_t n = ::send(fd, some.data(), some.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+      if (n < 0 && errno == ENOTSOCK) n = ::write(fd, some.data(), some.size());
       if (n > 0) {
         data = data.subspan(static_cast<size_t>(n));
-      } else if (errno == EAGAIN) {
-        pollfd p{fd, POLLOUT, 0};
-        ::poll(&p, 1, 1000);
-      } else if (errno != EINTR) {
+      } else if (errno != EAGAIN && errno != EINTR) {
         return false;
       }
     }
@@ -94,7 +117,8 @@ class OutputQueue {
   std::condition_variable changed_;
   std::vector<u8> queue_;
   int fd_ = -1;
-  bool ending_ = false, busy_ = false;
+  bool ending_ = false, busy_ = false, abandoned_ = false;
+  Nanos last_moment_ = 0;
   std::thread thread_;
 };
 
@@ -103,6 +127,7 @@ class NullChannel final : public Channel {
   void set_input(Accept) override {}
   void room() override {}
   void flush() override {}
+  void abandon() override {}
 };
 
 class FdChannel : public Channel {
@@ -145,6 +170,7 @@ class FdChannel : public Channel {
 
   void write(std::span<const u8> data) override { output_.write(data); }
   void flush() override { output_.flush(); }
+  void abandon() override { output_.abandon(); }
   void set_input(Accept accept) override {
     loop_.post([this, accept = std::move(accept)] {
       accept_ = accept;

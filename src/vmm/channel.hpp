@@ -26,8 +26,11 @@ class Channel {
   virtual void set_input(Accept accept) = 0;
   /// The device has room again. Any thread.
   virtual void room() = 0;
-  /// Waits until all output is written.
+  /// Waits until all output is written, or nobody takes it after abandon().
   virtual void flush() = 0;
+  /// The machine is being ended: output that its reader does not take within a second is dropped,
+  /// and nobody waits for it longer. Any thread.
+  virtual void abandon() = 0;
 };
 
 /// Called on the loop for what follows Ctrl-A on a terminal; true if the key meant something.

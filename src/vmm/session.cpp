@@ -67,7 +67,6 @@ Session::~Session() {
 }
 
 Result<> Session::open_channels() {
-  channel_loop_ = TRY(EventLoop::create(channel_clock_));
   std::vector<schema::SerialSpec> all = spec_.serials;
   all.insert(all.end(), spec_.consoles.begin(), spec_.consoles.end());
   for (const schema::SerialSpec& line : all)
@@ -82,6 +81,7 @@ Result<> Session::watch_signals() {
   for (int signal : {SIGINT, SIGTERM, SIGHUP}) sigaddset(&set, signal);
   // Threads made from here on inherit the mask, so that only the descriptor sees them.
   ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);  // a reader that leaves is an error of write(2)
   signals_ = Fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!signals_) return fail_errno("cannot watch signals");
   return channel_loop_->watch(signals_.get(), EPOLLIN, [this](u32) {
@@ -94,6 +94,7 @@ Result<> Session::watch_signals() {
 void Session::end_by_user(int status) {
   int none = -1;
   user_status_.compare_exchange_strong(none, status);
+  for (auto& channel : channels_) channel->abandon();  // a full one would hold the vCPUs
   board_->machine().request(Request::power_off);
 }
 
@@ -112,8 +113,9 @@ bool Session::escape(char key) {
 Result<> Session::build() {
   TRY_VOID(set_trace(spec_.trace));
   ChosenEngine chosen = TRY(choose_engine(spec_.engine));
+  channel_loop_ = TRY(EventLoop::create(channel_clock_));
+  TRY_VOID(watch_signals());  // before any thread exists
   TRY_VOID(open_channels());
-  TRY_VOID(watch_signals());
   board_ = TRY(board::Board::build(spec_, std::move(chosen.engine), [this](size_t i) {
     Channel* channel = channels_[i].get();
     return board::LineSink{[channel](std::span<const u8> bytes) { channel->write(bytes); },
