@@ -24,6 +24,8 @@ bool load_operand(Cpu& cpu, u8 segment, u64 offset, u8* to, u32 size) {
     case 4: return get(u32{});
     case 8: return get(u64{});
     case 16: return get(u128{});
+    case 32: return get(std::array<u8, 32>{});
+    case 64: return get(std::array<u8, 64>{});
     default: return cpu.read_bytes(segment, offset, to, size);
   }
 }
@@ -35,6 +37,8 @@ bool store_operand(Cpu& cpu, u8 segment, u64 offset, const u8* from, u32 size) {
     case 4: return cpu.write<u32>(segment, offset, load<u32>(from));
     case 8: return cpu.write<u64>(segment, offset, load<u64>(from));
     case 16: return cpu.write<u128>(segment, offset, load<u128>(from));
+    case 32: return cpu.write(segment, offset, load<std::array<u8, 32>>(from));
+    case 64: return cpu.write(segment, offset, load<std::array<u8, 64>>(from));
     default: return cpu.write_bytes(segment, offset, from, size);
   }
 }
