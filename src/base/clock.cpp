@@ -61,15 +61,17 @@ Nanos HostClock::wall() const { return read_clock(CLOCK_REALTIME); }
 
 void HostClock::stop() {
   if (stopped_ >= 0) return;
-  stopped_ticks_ = ticks();
-  stopped_ = now();
+  Sample s = sample();  // both of one moment, or the two drift apart with every stop
+  stopped_ticks_ = s.tsc + tick_offset_;
+  stopped_ = s.ns + offset_;
 }
 
 void HostClock::start() {
   Nanos at = stopped_;
   if (at < 0) return;
-  offset_ = at - monotonic();
-  tick_offset_ = stopped_ticks_ - host_tsc();
+  Sample s = sample();
+  offset_ = at - s.ns;
+  tick_offset_ = stopped_ticks_ - s.tsc;
   stopped_ = -1;
 }
 

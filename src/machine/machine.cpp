@@ -49,8 +49,19 @@ std::string lapic_section(unsigned i) {
 
 struct TimeState {
   Nanos now = 0;
-  static void describe(auto& s, auto& v) { v.field("now", s.now); }
+  u64 tsc_hz = 0;
+  static void describe(auto& s, auto& v) {
+    v.field("now", s.now);
+    v.field("tsc_hz", s.tsc_hz);
+  }
 };
+
+/// A guest has measured its TSC and never looks again. The measurement of ours is far better than
+/// this.
+bool same_rate(u64 a, u64 b) {
+  u64 apart = a > b ? a - b : b - a;
+  return apart <= b / 1000;
+}
 
 }  // namespace
 
@@ -151,6 +162,7 @@ void Machine::pause() {
   if (paused_) return;
   paused_ = true;
   for (auto& quiesce : quiesce_) quiesce();
+  std::lock_guard board(lock_);  // no device has seen a later time
   clock_.stop();
 }
 
@@ -220,7 +232,7 @@ Result<state::Image> Machine::save(bool ram) {
     image.put(lapic_section(i), lapic);
   }
   for (auto& device : devices_) device->save(image);
-  image.put("time", TimeState{clock_.now()});
+  image.put("time", TimeState{clock_.now(), host_tsc_hz()});
   if (ram) save_ram(image);
   return image;
 }
@@ -230,6 +242,10 @@ Result<> Machine::load(const state::Image& image) {
   // knowledge.
   TimeState time;
   TRY_VOID(image.get("time", time));
+  if (!same_rate(time.tsc_hz, host_tsc_hz()))
+    return fail_hint("use a host whose TSC has the same frequency",
+                     "the guest's time-stamp counter runs at {} kHz, this host's at {} kHz",
+                     time.tsc_hz / 1000, host_tsc_hz() / 1000);
   std::vector<CpuState> states(cpus());
   std::vector<LapicState> lapics(cpus());
   if (image.find(cpu_section(cpus())))
