@@ -38,6 +38,7 @@ void Cpu::Core::poll_timer() {
 
 // Leaves with cpu.rip at the next instruction to run.
 void Cpu::Core::run_blocks(Block* b) {
+  Cpu& cpu = this->cpu;  // in a register, which a member cannot be
   u64 linear = linear_rip(cpu);
   for (;;) {
     blocks.running = b;
@@ -45,12 +46,14 @@ void Cpu::Core::run_blocks(Block* b) {
     const Op* const end = op + b->count;
     Flow flow;
     const u64 mask = cpu.rip_mask;
+    u64 rip = cpu.rip;  // a local: the next address must not wait for a store and a load
     do {
-      u64 next = cpu.rip + op->length;
+      const u64 next = rip + op->length;
       cpu.gpr[17] = next;
       flow = op->run(cpu, *op);
       if (__builtin_expect(flow != Flow::next, 0)) break;
-      cpu.rip = next & mask;
+      rip = next & mask;
+      cpu.rip = rip;
     } while (++op != end);
     instructions += static_cast<u64>(op - b->ops) + (op != end);
 
