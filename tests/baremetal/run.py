@@ -31,7 +31,7 @@ def run(options, name, cpus):
         text, status = ended.stdout, ended.returncode
     except subprocess.TimeoutExpired as late:
         text, status = late.stdout or b"", "timeout"
-    print(f"{'ok  ' if status == 1 else 'FAIL'} {name} (status {status})")
+    print(f"{'ok  ' if status == 1 else 'FAIL'} {name} (status {status})", flush=True)
     if status != 1 or options.verbose:
         print(text.decode(errors="replace"))
     return status == 1
