@@ -50,6 +50,10 @@ struct Case {
   State in;
   std::array<u8, kDataSize> data;
   u64 memory_at = 0;  ///< where the memory operand lies
+  /// The interpreter runs it in 32-bit protected mode, the host in 64-bit mode: an instruction that
+  /// is the same in both.
+  bool bits32 = false;
+  isa::Insn insn32;  ///< decoded in that mode
 };
 
 }  // namespace skerry::oracle

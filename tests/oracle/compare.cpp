@@ -105,6 +105,10 @@ void level(const Case& c, Outcome& o) {
 std::string differences(const Case& c, Outcome& host, Outcome& guest) {
   level(c, host);
   level(c, guest);
+  if (c.bits32) {  // the upper halves are undefined after 32-bit mode
+    for (Outcome* o : {&host, &guest})
+      for (u64& v : o->state.regs.gpr) v = static_cast<u32>(v);
+  }
   std::string text;
   auto differ = [&](std::string_view what, const std::string& h, const std::string& g) {
     text += fmt::format("  {:10} host {}  guest {}\n", what, h, g);
@@ -157,7 +161,7 @@ std::string differences(const Case& c, Outcome& host, Outcome& guest) {
 }
 
 std::string describe(const Case& c) {
-  std::string text = "  bytes";
+  std::string text = c.bits32 ? "  in 32-bit mode\n  bytes" : "  bytes";
   for (unsigned i = 0; i < c.insn.length; i++) text += fmt::format(" {:02x}", c.code[i]);
   const isa::Row& row = isa::row_of(c.insn);
   text +=

@@ -309,6 +309,29 @@ void fill_memory(Case& c, Random& r, u64 at, unsigned size) {
   put_data(c, at, bytes, size);
 }
 
+bool is_stack(Sem s);
+
+/// Whether the bytes are the same instruction in 32-bit mode, with the same effects.
+bool same_in_32_bits(Case& c) {
+  const Insn& i = c.insn;
+  if (isa::decode({c.code, 15}, {32, true}, c.insn32) != isa::DecodeStatus::ok) return false;
+  if (c.insn32.row != i.row || c.insn32.length != i.length || c.insn32.opsize != i.opsize)
+    return false;
+  for (unsigned k = 0; k < i.operands; k++)  // VEX register bits that only 64-bit mode looks at
+    if (c.insn32.op[k].reg != i.op[k].reg || c.insn32.op[k].kind != i.op[k].kind) return false;
+  if (c.insn32.mem.base != i.mem.base || c.insn32.mem.index != i.mem.index) return false;
+  // CS cannot be written, and SS prefixes change nothing in 64-bit mode.
+  if (c.insn32.mem.segment_override) return false;
+  if (i.mem.base == isa::Memory::kRip || i.addrsize != 8 || is_stack(i.sem)) return false;
+  switch (i.sem) {
+    case Sem::fxsave:
+    case Sem::fxrstor:
+    case Sem::vzeroall:
+    case Sem::vzeroupper: return false;  // eight registers
+    default: return true;
+  }
+}
+
 bool is_stack(Sem s) {
   switch (s) {
     case Sem::push:
@@ -402,13 +425,15 @@ bool testable(const Row& row, std::string_view& why_not) {
   return true;
 }
 
-std::optional<Case> generate(u16 index, Random& r) {
+std::optional<Case> generate(u16 index, Random& r, bool bits32) {
   Case c;
+  c.bits32 = bits32;
   const Row& row = isa::rows()[index];
   if (!encode(row, r, c)) return std::nullopt;
   Insn& insn = c.insn;
   if (insn.mem.segment >= machine::fs) return std::nullopt;  // the host's bases
-  for (u64& v : c.in.regs.gpr) v = integer_value(r);
+  if (bits32 && !same_in_32_bits(c)) return std::nullopt;
+  for (u64& v : c.in.regs.gpr) v = bits32 ? static_cast<u32>(integer_value(r)) : integer_value(r);
   auto& gpr = c.in.regs.gpr;
   c.in.regs.rip = kInsnAt;
   c.in.regs.rflags = 0x202 | (r.next() & soft::kArithmeticFlags) | (r.chance(10) ? 0x400u : 0u);
@@ -529,6 +554,13 @@ std::optional<Case> generate(u16 index, Random& r) {
       if (gpr[rsp] < kData) return std::nullopt;  // constant contents: no way back from there
       put_data(c, gpr[rsp], v, 8);
     }
+  }
+  if (bits32) {
+    for (u64& v : gpr)
+      if (v >> 32) return std::nullopt;
+    isa::Insn again{};  // displacements may have been patched
+    if (isa::decode({c.code, 15}, {32, true}, again) != isa::DecodeStatus::ok) return std::nullopt;
+    c.insn32 = again;
   }
   return c;
 }

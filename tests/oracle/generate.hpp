@@ -42,6 +42,7 @@ class Random {
 bool testable(const isa::Row& row, std::string_view& why_not);
 
 /// A case for rows()[row]. Nothing: this attempt did not give a legal instruction; try again.
-std::optional<Case> generate(u16 row, Random& random);
+/// `bits32`: one that does the same in 32-bit mode.
+std::optional<Case> generate(u16 row, Random& random, bool bits32 = false);
 
 }  // namespace skerry::oracle

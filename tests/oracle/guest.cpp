@@ -65,6 +65,14 @@ void Guest::build_tables() {
   map(kData + kPage, kDataGpa + kPage, kWrite | kNoExecute);
 }
 
+void Guest::set_mode(bool bits32) {
+  if (bits32 == (cpu_->code_bits == 32)) return;
+  cpu_->seg[machine::cs] = segment(0x33, bits32 ? 0xc0fb : 0xa0fb);
+  for (machine::Seg s : {machine::ds, machine::es})
+    cpu_->seg[s] = bits32 ? segment(0x2b, 0xc0f3) : segment(0, machine::Segment::kUnusable);
+  cpu_->update_mode();
+}
+
 void Guest::run(const Case& c, Outcome& out) {
   soft::Cpu& cpu = *cpu_;
   std::memcpy(memory_->host(kDataGpa, kDataSize), c.data.data(), kDataSize);
@@ -75,12 +83,14 @@ void Guest::run(const Case& c, Outcome& out) {
   machine::CpuState& s = cpu.s;
   store<u64>(&s.xsave[512], s.xcr0);
   soft::vector_state_loaded(s);
+  set_mode(c.bits32);
+  const isa::Insn& insn = c.bits32 ? c.insn32 : c.insn;
   cpu.pending_exit = false;
   cpu.rip = kInsnAt;
 
   soft::Op op{};
-  soft::prepare_op(op, c.insn);
-  op.run = soft::handler_for(c.insn);
+  soft::prepare_op(op, insn);
+  op.run = soft::handler_for(insn);
   soft::Flow flow = soft::Flow::fault;
   if (!op.run) {
     cpu.raise(soft::UD);

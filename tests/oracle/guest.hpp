@@ -17,6 +17,7 @@ class Guest {
  private:
   Guest() = default;
   void build_tables();
+  void set_mode(bool bits32);
   std::unique_ptr<memory::GuestMemory> memory_;
   soft::Shared shared_;
   std::unique_ptr<soft::Cpu> cpu_;

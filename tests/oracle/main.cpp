@@ -1,6 +1,6 @@
 // skerry-oracle: the interpreter against the host's processor, instruction by instruction.
 //
-//   skerry-oracle [--seed N] [--seconds S | --cases N] [--row TEXT] [--failures N] [--list]
+//   skerry-oracle [--seed N] [--seconds S | --cases N] [--row TEXT] [--failures N] [--32] [--list]
 //
 // Takes every row of the instruction table that can be judged here in turn, in random order, and
 // prints each disagreement so that it can be reproduced with the seed and --row. Status: 0 agreed,
@@ -26,6 +26,7 @@ struct Options {
   std::string row;
   unsigned failures = 20;
   bool list = false;
+  bool bits32 = false;
 };
 
 std::string row_name(u16 index) {
@@ -95,7 +96,7 @@ int run(const Options& options) {
     while (n < kBatch) {
       u16 row = choice.rows[next++ % choice.rows.size()];
       for (int attempt = 0; attempt < 200; attempt++)
-        if (auto c = generate(row, random)) {
+        if (auto c = generate(row, random, options.bits32)) {
           cases[n++] = *c;
           break;
         }
@@ -122,7 +123,7 @@ int run(const Options& options) {
   for (const auto& [why, rows] : choice.left_out) fmt::print("; {}: {}", why, rows);
   fmt::print("\n");
   for (u16 row : choice.rows)
-    if (!done.contains(row) && total > 20 * choice.rows.size())
+    if (!done.contains(row) && !options.bits32 && total > 20 * choice.rows.size())
       fmt::print("never generated: {}\n", row_name(row));
   for (const auto& [row, count] : failed)
     fmt::print("disagreed {} of {}: {}\n", count, done[row], row_name(row));
@@ -141,6 +142,8 @@ int main(int argc, char** argv) {
   app.add_option("--cases", options.cases, "run this many cases instead");
   app.add_option("--row", options.row, "only rows with this number, or this text in their name");
   app.add_option("--failures", options.failures, "how many disagreements to print in full");
+  app.add_flag("--32", options.bits32,
+               "run the interpreter in 32-bit mode, with what is the same there");
   app.add_flag("--list", options.list, "print the rows that can be judged");
   try {
     app.parse(argc, argv);

@@ -11,6 +11,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/bits.hpp"
@@ -61,7 +62,8 @@ class StubWriter {
     bytes({0xff, 0x35});
     relative(at);
   }
-  void all_components() { bytes({0xb8, 255, 255, 255, 255, 0xba, 255, 255, 255, 255}); }
+  /// x87, SSE, AVX, AVX-512; not AMX, which needs permission.
+  void components() { bytes({0xb8, 0xe7, 0, 0, 0, 0xba, 0, 0, 0, 0}); }
   void clean() {
     bytes({0xfc, 0xdb, 0xe3, 0x0f, 0xae, 0x15});  // cld; fninit; ldmxcsr
     relative(&exchange().host_mxcsr);
@@ -80,7 +82,7 @@ void write_stub() {
   g_stub = reinterpret_cast<Stub>(w.p);
   w.bytes({0x55, 0x53, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57});
   w.move(true, 4, &x.host_rsp);
-  w.all_components();
+  w.components();
   w.bytes({0x48, 0x0f, 0xae, 0x2d});  // xrstor64
   w.relative(x.xsave_in);
   w.push(&x.ss);
@@ -96,7 +98,7 @@ void write_stub() {
   w.move(false, 4, &x.host_rsp);
   w.bytes({0x9c, 0x8f, 0x05});  // pushfq; pop
   w.relative(&x.out.rflags);
-  w.all_components();
+  w.components();
   w.bytes({0x48, 0x0f, 0xae, 0x25});  // xsave64
   w.relative(x.xsave_out);
   w.clean();
@@ -158,11 +160,12 @@ Layout::Layout() {
   u32 low, high;
   asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   xcr0_ = (static_cast<u64>(high) << 32 | low) & 0xe7;
-  __cpuid_count(0xd, 0, a, size_, c, d);
+  size_ = 576;
   for (u32 i = 2; i < 8; i++) {
     if (!(xcr0_ >> i & 1)) continue;
     __cpuid_count(0xd, i, a, b, c, d);
     offset_[i] = b;
+    size_ = std::max(size_, a + b);
   }
 }
 
