@@ -78,7 +78,7 @@ class Pit final : public machine::Device {
     u64 seen = 0;    ///< tick up to which irq0 has been told the edges
     u32 port61 = 0;  ///< writable bits of port 0x61
     bool muted = false;
-    bool out0 = true;  ///< level last given to irq0
+    bool out0 = false;  ///< level last given to irq0; as mode 0 without a count has it
     std::array<u8, 2> unused{};
     static void describe(auto& s, auto& v) {
       v.field("channel", s.channel);

@@ -290,6 +290,15 @@ TEST_F(PitTest, MutedItIsSilent) {
   EXPECT_GE(irq0.edges, edges + 2);
 }
 
+TEST_F(PitTest, ALoadRightAfterResetLeavesTheLineAlone) {
+  pit.reset();
+  bool level = irq0.level;
+  state::Image image;
+  pit.save(image);
+  ASSERT_TRUE(pit.load(image));
+  EXPECT_EQ(irq0.level, level);
+}
+
 TEST_F(PitTest, SavedStateGoesOn) {
   EXPECT_TRUE(state::uncovered<Pit::State>().empty());
   control(0x34);
