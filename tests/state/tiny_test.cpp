@@ -80,7 +80,8 @@ TEST(TinyGuest, stands_still_while_paused) {
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
   auto after = machine.save();
   ASSERT_TRUE(after);
-  EXPECT_EQ(differences(*before, *after, {"rtc"}), "");
+  // A timer that was due when the clock stopped may still expire.
+  EXPECT_EQ(differences_but_time(*before, *after), "");
 }
 
 // Going back in the same process, into a machine that has run on.
