@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""gdb on a tiny guest (guest.S): tiny.py SKERRY GUEST.bin GUEST.elf [NAME...]"""
+"""gdb on tiny guests: tiny.py SKERRY GUEST.bin GUEST.elf TICKER2.bin [NAME...]
+
+GUEST is guest.S here, TICKER2 ../state/ticker.S for two CPUs."""
 import re
 import shutil
 import socket
@@ -7,8 +9,8 @@ import sys
 
 from session import Gdb, Machine, opened, run, skip
 
-SKERRY, IMAGE, SYMBOLS = sys.argv[1:4]
-del sys.argv[2:4]
+SKERRY, IMAGE, SYMBOLS, TICKER = sys.argv[1:5]
+del sys.argv[2:5]
 
 
 def both(scratch, *options, tcp=None):
@@ -318,10 +320,20 @@ def protected_mode(scratch):
 
 
 def real_mode(scratch):
-    """An application processor starts at CS:IP; gdb sees the offset, breakpoints are linear."""
-    machine, gdb = both(scratch, "--cpus", "2")
-    gdb.do("thread 2")
-    gdb.expect("monitor cpu", "real mode")
+    """A second CPU starts at 0800:0000. gdb sees the offset; breakpoints and watchpoints are linear."""
+    machine = opened(Machine(SKERRY, scratch, ["--kernel", TICKER, "--serial", "none", "--cpus", "2"]))
+    gdb = opened(Gdb(machine.address))
+    gdb.do("break *0x8000")
+    gdb.expect("continue", "Thread 2 received signal SIGTRAP")
+    assert (gdb.value("$cs"), gdb.value("$cs_base"), gdb.value("$rip")) == (0x800, 0x8000, 0)
+    gdb.expect("monitor cpu", r"CPU 1 in real mode(.|\n)*inc dword ptr cs:\[0x100\]")
+    gdb.do("stepi")
+    assert gdb.value("$rip") == 6
+    gdb.expect("continue", "SIGTRAP")
+    gdb.do("delete")
+    gdb.do("watch *(int *)0x8100")
+    gdb.expect("continue", r"Old value = 1(.|\n)*New value = 2")
+    assert gdb.value("$rip") == 6
 
 
 def tcp(scratch):
