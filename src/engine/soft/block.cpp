@@ -107,27 +107,30 @@ Handler handler_for(const isa::Insn& insn) {
   return select_vector(insn);
 }
 
-BlockCache::BlockCache(Cpu::Core& core) : core_(core), buckets_(kBuckets) {}
+BlockCache::BlockCache(Cpu::Core& core)
+    : core_(core), tables_(kBuckets * sizeof(Block*) + kJumps * sizeof(Jump)) {
+  jumps_ = new (tables_.get()) Jump[kJumps];
+  buckets_ = new (tables_.get() + kJumps * sizeof(Jump)) Block* [kBuckets] {};
+}
 BlockCache::~BlockCache() = default;
 
 void BlockCache::clear() {
-  std::fill(buckets_.begin(), buckets_.end(), nullptr);
-  jumps_.fill({});
-  chunks_.clear();
-  chunk_used_ = total_ = 0;
+  std::fill_n(buckets_, kBuckets, nullptr);
+  std::fill_n(jumps_, kJumps, Jump{});
+  hot_ = {};
+  cold_ = {};
   running = nullptr;
   ++clears;
 }
 
-void* BlockCache::allocate(u64 size, u64 alignment) {
-  chunk_used_ = align_up(chunk_used_, alignment);
-  if (chunks_.empty() || chunk_used_ + size > kChunk) {
-    chunks_.push_back(std::make_unique_for_overwrite<u8[]>(kChunk));
-    chunk_used_ = 0;
-    total_ += kChunk;
+void* BlockCache::Arena::allocate(u64 size, u64 alignment) {
+  used = align_up(used, alignment);
+  if (used + size > kChunk) {
+    chunks.emplace_back(kChunk);
+    used = 0;
   }
-  void* at = chunks_.back().get() + chunk_used_;
-  chunk_used_ += size;
+  void* at = chunks.back().get() + used;
+  used += size;
   return at;
 }
 
@@ -273,9 +276,10 @@ bool BlockCache::decode(Block& b, u64 linear) {
   }
 
   b.bytes = static_cast<u16>(std::min<u32>(at, b.code2 ? 15 : available));
-  b.ops = static_cast<Op*>(allocate(b.count * sizeof(Op), alignof(Op)));
-  auto* kept = static_cast<isa::Insn*>(allocate(b.count * sizeof(isa::Insn), alignof(isa::Insn)));
-  b.copy = static_cast<u8*>(allocate(b.bytes, 1));
+  b.ops = static_cast<Op*>(hot_.allocate(b.count * sizeof(Op), alignof(Op)));
+  auto* kept =
+      static_cast<isa::Insn*>(cold_.allocate(b.count * sizeof(isa::Insn), alignof(isa::Insn)));
+  b.copy = static_cast<u8*>(cold_.allocate(b.bytes, 1));
   std::memcpy(b.copy, copy, b.bytes);
   for (u32 i = 0; i < b.count; ++i) {
     new (&kept[i]) isa::Insn(insns[i]);
@@ -308,11 +312,11 @@ Block* BlockCache::find(u64 linear) {
     retire(*b);
     break;
   }
-  if (total_ >= kLimit) {
+  if ((hot_.chunks.size() + cold_.chunks.size()) * kChunk >= kLimit) {
     clear();
     return find(linear);
   }
-  Block* b = new (allocate(sizeof(Block), alignof(Block))) Block{};
+  Block* b = new (hot_.allocate(sizeof(Block), 64)) Block{};
   b->gpa = gpa;
   b->mode = mode;
   if (!decode(*b, linear)) return nullptr;

@@ -14,26 +14,28 @@
 #include <vector>
 
 #include "engine/soft/cpu.hpp"
+#include "engine/soft/huge_pages.hpp"
 #include "memory/guest_memory.hpp"
 
 namespace skerry::soft {
 
 struct Block {
-  u64 gpa = ~u64{0};   ///< of the first byte
-  u64 gpa2 = ~u64{0};  ///< of the second page if the only instruction crosses into it
-  u8 mode = 0;         ///< code_bits, and bit 7: protected mode (not virtual-8086)
-  u16 bytes = 0;       ///< length of the code
+  // What the run loop looks at comes first.
+  u64 gpa = ~u64{0};  ///< of the first byte
   u32 count = 0;
-  u32 version = 0, version2 = 0;
-  memory::CodePage *code = nullptr, *code2 = nullptr;
+  u16 bytes = 0;  ///< length of the code
+  u8 mode = 0;    ///< code_bits, and bit 7: protected mode (not virtual-8086)
   Op* ops = nullptr;
-  u8* copy = nullptr;      ///< the bytes it was decoded from
+  memory::CodePage *code = nullptr, *code2 = nullptr;
+  u32 version = 0, version2 = 0;
   Block* chain = nullptr;  ///< the next in its hash bucket
   /// Successors in the same page that were found before, by offset in the page.
   struct Link {
     u32 at = ~u32{0};
     Block* to = nullptr;
   } link[2];
+  u64 gpa2 = ~u64{0};  ///< of the second page if the only instruction crosses into it
+  u8* copy = nullptr;  ///< the bytes it was decoded from
 
   bool current() const {
     return code->version.load(std::memory_order_acquire) == version &&
@@ -68,14 +70,20 @@ class BlockCache {
   u64 clears = 0;            ///< how often all blocks went away; find() may do that
 
  private:
-  static constexpr u32 kBuckets = 1 << 15;
+  static constexpr u32 kBuckets = 1 << 16;
   static constexpr u32 kMaxOps = 128;  ///< per block
-  static constexpr u64 kLimit = 96 * MiB, kChunk = 1 * MiB;
+  static constexpr u64 kLimit = 96 * MiB, kChunk = 2 * MiB;
 
   bool decode(Block& block, u64 linear);
   void retire(Block& block);  ///< never found again; links to it fail current()
   bool revalidate(Block& block);
-  void* allocate(u64 size, u64 alignment);
+  /// Chunks of memory that clear() gives back. What runs and what only decoding needs are kept
+  /// apart.
+  struct Arena {
+    std::vector<HugePages> chunks;
+    u64 used = kChunk;
+    void* allocate(u64 size, u64 alignment);
+  };
   memory::CodePage& code_page(u64 gpa, u64& host_page);
   void watch(u64 gpa, u64 bytes);
 
@@ -87,11 +95,11 @@ class BlockCache {
   static u32 jump_index(u64 linear) { return (linear ^ (linear >> 11)) & (kJumps - 1); }
 
   Cpu::Core& core_;
-  std::array<Jump, kJumps> jumps_{};
+  HugePages tables_;
+  Block** buckets_;
+  Jump* jumps_;
   memory::CodePage unwritable_;  ///< stands for ROM and for what is not memory
-  std::vector<Block*> buckets_;
-  std::vector<std::unique_ptr<u8[]>> chunks_;
-  u64 chunk_used_ = 0, total_ = 0;
+  Arena hot_, cold_;
 };
 
 /// The handlers by class; null: not implemented, #UD. integer.cpp..., vector.cpp..., system.cpp.

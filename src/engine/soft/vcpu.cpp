@@ -24,7 +24,8 @@ Result<> check(const machine::CpuState& s) {
 
 SoftVcpu::SoftVcpu(std::shared_ptr<Shared> shared, unsigned index, machine::LocalApic* lapic)
     : shared_(std::move(shared)),
-      cpu_(std::make_unique<Cpu>()),
+      room_(sizeof(Cpu)),
+      cpu_(new (room_.get()) Cpu),
       core_(*cpu_, *shared_, index, lapic) {
   if (lapic) lapic->set_tsc([this] { return core_.guest_tsc(); }, shared_->setup.tsc_hz);
   (void)load(machine::CpuState{});

@@ -31,7 +31,11 @@ class SoftVcpu final : public machine::Vcpu {
 
  private:
   std::shared_ptr<Shared> shared_;
-  std::unique_ptr<Cpu> cpu_;
+  HugePages room_;  ///< where cpu_ lives
+  struct Destroy {
+    void operator()(Cpu* cpu) const { cpu->~Cpu(); }
+  };
+  std::unique_ptr<Cpu, Destroy> cpu_;
   Cpu::Core core_;
 };
 
