@@ -12,17 +12,25 @@ namespace skerry {
 constexpr u64 bits(u64 value, unsigned low, unsigned count) {
   return (value >> low) & (~u64{0} >> (64 - count));
 }
-constexpr bool bit(u64 value, unsigned n) { return (value >> n) & 1; }
+constexpr bool bit(u64 value, unsigned n) {
+  return (value >> n) & 1;
+}
 
 /// All ones in the low `bytes` bytes; bytes in 0..8.
 constexpr u64 byte_mask(unsigned bytes) {
   return bytes == 0 ? 0 : ~u64{0} >> (64 - 8 * (bytes < 8 ? bytes : 8));
 }
 
-constexpr bool is_power_of_two(u64 v) { return v != 0 && (v & (v - 1)) == 0; }
+constexpr bool is_power_of_two(u64 v) {
+  return v != 0 && (v & (v - 1)) == 0;
+}
 /// `alignment` is a power of two.
-constexpr u64 align_down(u64 v, u64 alignment) { return v & ~(alignment - 1); }
-constexpr u64 align_up(u64 v, u64 alignment) { return align_down(v + alignment - 1, alignment); }
+constexpr u64 align_down(u64 v, u64 alignment) {
+  return v & ~(alignment - 1);
+}
+constexpr u64 align_up(u64 v, u64 alignment) {
+  return align_down(v + alignment - 1, alignment);
+}
 
 /// The low `bytes` bytes of `v`, sign-extended; bytes in 1, 2, 4, 8.
 constexpr u64 sign_extend(u64 v, unsigned bytes) {

@@ -1,7 +1,7 @@
 #include "base/clock.hpp"
 
-#include <ctime>
 #include <x86intrin.h>
+#include <ctime>
 
 namespace skerry {
 namespace {
@@ -17,7 +17,8 @@ struct Sample {
   Nanos ns;
 };
 
-// The tightest of several pairs: a pair torn by preemption shows as a long gap between its two reads.
+// The tightest of several pairs: a pair torn by preemption shows as a long gap between its two
+// reads.
 Sample sample() {
   Sample best{};
   u64 gap = ~u64{0};
@@ -38,26 +39,33 @@ u64 measure_tsc() {
   timespec wait{0, 20'000'000};
   ::nanosleep(&wait, nullptr);
   Sample b = sample();
-  return static_cast<u64>(static_cast<double>(b.tsc - a.tsc) * 1e9 / static_cast<double>(b.ns - a.ns));
+  return static_cast<u64>(static_cast<double>(b.tsc - a.tsc) * 1e9 /
+                          static_cast<double>(b.ns - a.ns));
 }
 
 }  // namespace
 
-u64 Clock::ticks() const { return host_tsc(); }
+u64 Clock::ticks() const {
+  return host_tsc();
+}
 
 u64 HostClock::ticks() const {
   if (stopped_.load(std::memory_order_acquire) >= 0) return stopped_ticks_.load();
   return host_tsc() + tick_offset_.load(std::memory_order_acquire);
 }
 
-Nanos HostClock::monotonic() { return read_clock(CLOCK_MONOTONIC); }
+Nanos HostClock::monotonic() {
+  return read_clock(CLOCK_MONOTONIC);
+}
 
 Nanos HostClock::now() const {
   Nanos frozen = stopped_.load(std::memory_order_acquire);
   return frozen >= 0 ? frozen : monotonic() + offset_.load(std::memory_order_acquire);
 }
 
-Nanos HostClock::wall() const { return read_clock(CLOCK_REALTIME); }
+Nanos HostClock::wall() const {
+  return read_clock(CLOCK_REALTIME);
+}
 
 void HostClock::stop() {
   if (stopped_ >= 0) return;
@@ -83,7 +91,9 @@ void HostClock::set(Nanos at) {
   }
 }
 
-u64 host_tsc() { return __rdtsc(); }
+u64 host_tsc() {
+  return __rdtsc();
+}
 
 u64 host_tsc_hz() {
   static const u64 hz = measure_tsc();

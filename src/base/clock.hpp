@@ -36,8 +36,8 @@ class HostClock final : public Clock {
   static Nanos monotonic();
 
  private:
-  std::atomic<Nanos> offset_{0};   ///< now() = monotonic + offset while running
-  std::atomic<Nanos> stopped_{-1};  ///< the frozen now(), or -1 while running
+  std::atomic<Nanos> offset_{0};     ///< now() = monotonic + offset while running
+  std::atomic<Nanos> stopped_{-1};   ///< the frozen now(), or -1 while running
   std::atomic<u64> tick_offset_{0};  ///< ticks() = TSC + tick_offset while running
   std::atomic<u64> stopped_ticks_{0};
 };

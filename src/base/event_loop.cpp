@@ -1,9 +1,9 @@
 #include "base/event_loop.hpp"
 
-#include <cerrno>
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
+#include <cerrno>
 
 namespace skerry {
 
@@ -66,7 +66,8 @@ bool EventLoop::cancel(TimerId id) {
   if (it == deadlines_.end()) return false;
   timers_.erase({it->second, id});
   deadlines_.erase(it);
-  return true;  // a timerfd that fires early finds nothing due: harmless, and cheaper than re-arming
+  return true;  // a timerfd that fires early finds nothing due: harmless, and cheaper than
+                // re-arming
 }
 
 void EventLoop::reconsider_timers() {
@@ -79,7 +80,8 @@ void EventLoop::arm_locked() {
   if (!timers_.empty()) {
     Nanos wait = timers_.begin()->first.first - clock_.now();
     if (wait < 1) wait = 1;
-    spec.it_value = {static_cast<time_t>(wait / 1'000'000'000), static_cast<long>(wait % 1'000'000'000)};
+    spec.it_value = {static_cast<time_t>(wait / 1'000'000'000),
+                     static_cast<long>(wait % 1'000'000'000)};
   }
   ::timerfd_settime(timer_.get(), 0, &spec, nullptr);
 }

@@ -1,7 +1,7 @@
 // One thread that waits for descriptors, timers and posted work, and runs their callbacks in turn.
 //
-// post(), call_at(), cancel() and stop() may be called from any thread; callbacks run on the thread in
-// run(). A callback may add or remove watches and timers, its own included.
+// post(), call_at(), cancel() and stop() may be called from any thread; callbacks run on the thread
+// in run(). A callback may add or remove watches and timers, its own included.
 #pragma once
 
 #include <atomic>
@@ -22,8 +22,8 @@ class EventLoop {
   static Result<std::unique_ptr<EventLoop>> create(const Clock& clock);
   ~EventLoop();
 
-  /// Calls `ready(epoll events)` when `fd` has any of `events` (EPOLLIN, EPOLLOUT...). Level-triggered.
-  /// `fd` stays the caller's and is unwatched before it is closed. Any thread.
+  /// Calls `ready(epoll events)` when `fd` has any of `events` (EPOLLIN, EPOLLOUT...).
+  /// Level-triggered. `fd` stays the caller's and is unwatched before it is closed. Any thread.
   Result<> watch(int fd, u32 events, std::function<void(u32)> ready);
   /// After it returns on the loop's own thread the callback does not run again.
   void unwatch(int fd);

@@ -1,11 +1,11 @@
 #include "base/fd.hpp"
 
-#include <cerrno>
-#include <cstring>
 #include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <cerrno>
+#include <cstring>
 
 namespace skerry {
 
@@ -31,7 +31,8 @@ Result<Fd> Fd::open(const std::string& path, int flags, unsigned mode) {
   Error error{fmt::format("cannot open {}: {}", path, std::strerror(code)), {}, code};
   if (code == EACCES || code == EPERM)
     error.hint = fmt::format("check who may use it with: ls -l {}", path);
-  if (code == ENOENT) error.hint = "check the path; a relative path starts at the current directory";
+  if (code == ENOENT)
+    error.hint = "check the path; a relative path starts at the current directory";
   return std::unexpected(std::move(error));
 }
 

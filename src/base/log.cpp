@@ -50,7 +50,8 @@ Result<> set_trace(std::string_view categories) {
     for (const Category& c : kCategories)
       if (name == c.name) bit = static_cast<u32>(c.bit);
     if (bit == 0)
-      return fail_hint("known categories:\n" + trace_help(), "no trace category is called '{}'", name);
+      return fail_hint("known categories:\n" + trace_help(), "no trace category is called '{}'",
+                       name);
     mask |= bit;
   }
   detail::trace_mask = mask;
@@ -63,7 +64,11 @@ std::string trace_help() {
   return text;
 }
 
-void log_info(std::string_view text) { logger().info(text); }
-void log_warn(std::string_view text) { logger().warn(text); }
+void log_info(std::string_view text) {
+  logger().info(text);
+}
+void log_warn(std::string_view text) {
+  logger().warn(text);
+}
 
 }  // namespace skerry

@@ -1,7 +1,7 @@
 // Messages to the operator, and traces of what a guest does.
 //
-// Logging goes to stderr through spdlog. A trace category is a bit that `--trace cpu,irq` switches on;
-// a disabled category costs one load and one branch.
+// Logging goes to stderr through spdlog. A trace category is a bit that `--trace cpu,irq` switches
+// on; a disabled category costs one load and one branch.
 #pragma once
 
 #include <string>
@@ -31,7 +31,9 @@ inline u32 trace_mask = 0;
 void trace_line(Trace category, std::string_view text);
 }  // namespace detail
 
-inline bool tracing(Trace category) { return detail::trace_mask & static_cast<u32>(category); }
+inline bool tracing(Trace category) {
+  return detail::trace_mask & static_cast<u32>(category);
+}
 
 template <class... Args>
 void trace(Trace category, fmt::format_string<Args...> text, Args&&... args) {
@@ -39,7 +41,8 @@ void trace(Trace category, fmt::format_string<Args...> text, Args&&... args) {
     detail::trace_line(category, fmt::format(text, std::forward<Args>(args)...));
 }
 
-/// "cpu,irq" or "all"; set before threads start. An unknown name is an Error listing the known ones.
+/// "cpu,irq" or "all"; set before threads start. An unknown name is an Error listing the known
+/// ones.
 Result<> set_trace(std::string_view categories);
 /// Every category with what it shows, one per line, for --help.
 std::string trace_help();

@@ -12,7 +12,9 @@ Error Error::in(std::string_view context) && {
   return std::move(*this);
 }
 
-std::string Error::message() const { return hint.empty() ? what : what + "\n  " + hint; }
+std::string Error::message() const {
+  return hint.empty() ? what : what + "\n  " + hint;
+}
 
 std::unexpected<Error> fail_errno(std::string_view what) {
   int code = errno;

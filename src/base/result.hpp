@@ -1,7 +1,8 @@
 // How an operation that the host or the user can make fail says so.
 //
-// Three kinds of trouble are kept apart: what a guest does wrong has a defined effect and is no Error;
-// what the host or the user does wrong is an Error; a bug of ours aborts through SKERRY_CHECK.
+// Three kinds of trouble are kept apart: what a guest does wrong has a defined effect and is no
+// Error; what the host or the user does wrong is an Error; a bug of ours aborts through
+// SKERRY_CHECK.
 #pragma once
 
 #include <expected>
@@ -62,9 +63,9 @@ template <class... Args>
                                std::string_view text);
 
 /// A bug of ours: says what and aborts. SKERRY_DCHECK is compiled out of release builds.
-#define SKERRY_CHECK(condition, ...)                                            \
-  (__builtin_expect(!!(condition), 1)                                           \
-       ? void(0)                                                                \
+#define SKERRY_CHECK(condition, ...)  \
+  (__builtin_expect(!!(condition), 1) \
+       ? void(0)                      \
        : ::skerry::check_failed(__FILE__, __LINE__, #condition, "" __VA_ARGS__))
 #ifdef SKERRY_ASSERTS
 #define SKERRY_DCHECK(condition, ...) SKERRY_CHECK(condition, ##__VA_ARGS__)

@@ -225,10 +225,10 @@ using CpuidTable = std::vector<CpuidLeaf>;
 /// basic leaf; unlisted leaves and subleaves give zeros.
 CpuidLeaf cpuid_lookup(const CpuidTable& table, u32 leaf, u32 subleaf);
 
-/// IA32_ARCH_CAPABILITIES (MSR 0x10a, SDM 4 table 2-2) as a guest with this CPUID reads it: 0 unless
-/// it shows ARCH_CAPABILITIES, else "not affected" by everything the register can say that of, and
-/// IBRS_ALL where SPEC_CTRL is shown, so that kernels choose enhanced IBRS over retpolines. An
-/// engine that runs guest code on a CPU which is affected ANDs it with what the host's CPU says.
+/// IA32_ARCH_CAPABILITIES (MSR 0x10a, SDM 4 table 2-2) as a guest with this CPUID reads it: 0
+/// unless it shows ARCH_CAPABILITIES, else "not affected" by everything the register can say that
+/// of, and IBRS_ALL where SPEC_CTRL is shown, so that kernels choose enhanced IBRS over retpolines.
+/// An engine that runs guest code on a CPU which is affected ANDs it with what the host's CPU says.
 u64 arch_capabilities(const CpuidTable& table);
 
 }  // namespace skerry::machine

@@ -87,9 +87,11 @@ class LocalApic {
   virtual u32 mmio_read(u32 offset) = 0;
   virtual void mmio_write(u32 offset, u32 value) = 0;
 
-  /// The vCPU's time-stamp counter, for the TSC-deadline timer: engines that keep one say how to read
-  /// it. Called on the vCPU's thread. Without it the TSC is taken to be the Clock at its rate.
-  virtual void set_tsc(std::function<u64()> guest_tsc, u64 tsc_hz) { (void)guest_tsc, (void)tsc_hz; }
+  /// The vCPU's time-stamp counter, for the TSC-deadline timer: engines that keep one say how to
+  /// read it. Called on the vCPU's thread. Without it the TSC is taken to be the Clock at its rate.
+  virtual void set_tsc(std::function<u64()> guest_tsc, u64 tsc_hz) {
+    (void)guest_tsc, (void)tsc_hz;
+  }
 
   /// When the timer fires next, in Clock time; nullopt if it is not armed.
   virtual std::optional<Nanos> timer_deadline() = 0;

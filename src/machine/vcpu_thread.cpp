@@ -93,7 +93,8 @@ Result<> VcpuThread::load(const CpuState& state) {
 }
 
 Result<> VcpuThread::save(CpuState& state) {
-  // An NMI, INIT or SIPI that came when the vCPU was already on its way to park is part of its state.
+  // An NMI, INIT or SIPI that came when the vCPU was already on its way to park is part of its
+  // state.
   if (u32 events = events_.exchange(0)) take_events(events);
   TRY_VOID(vcpu_->save(state));
   if (lapic_) state.run = run_;

@@ -70,7 +70,8 @@ class DirtyMap {
   /// `offset` is below the size given at construction.
   CodePage& code(u64 offset) { return code_[offset / kPageSize]; }
   /// Called by take() once the bits are cleared, before it returns: engines whose guest code writes
-  /// to pages already marked dirty without asking again make it ask. Set before vCPUs start.
+  /// to pages already marked dirty without asking again make it ask. Waits for running vCPUs, so
+  /// take() must not be called with the board lock held. Set before vCPUs start.
   std::function<void()> taken;
   bool test(u64 offset) const {
     u64 page = offset / kPageSize;

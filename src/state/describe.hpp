@@ -1,7 +1,7 @@
 // One description of a State, many uses.
 //
-// A State is plain data whose initialisers are its reset values, with one static describe() that names
-// every field once:
+// A State is plain data whose initialisers are its reset values, with one static describe() that
+// names every field once:
 //
 //     struct State {
 //       u8 ier = 0;
@@ -17,11 +17,11 @@
 // From it come encode(), decode(), dump() (text for people), schema() (text for review) and
 // uncovered() (a test that no field was forgotten).
 //
-// Encoding: fields as {u32 tag = FNV-1a of the name, u32 length, value}, little-endian, nested States
-// as nested fields. A field is added with since(n) (absent in older data: keeps its reset value), never
-// retyped. Unknown, repeated, missing or wrongly sized fields refuse the load with the field's name.
-// Field types: integers, bool, enums, double, std::string, std::vector, std::optional, std::array and
-// other States. Decoding bounds every length by the data at hand.
+// Encoding: fields as {u32 tag = FNV-1a of the name, u32 length, value}, little-endian, nested
+// States as nested fields. A field is added with since(n) (absent in older data: keeps its reset
+// value), never retyped. Unknown, repeated, missing or wrongly sized fields refuse the load with
+// the field's name. Field types: integers, bool, enums, double, std::string, std::vector,
+// std::optional, std::array and other States. Decoding bounds every length by the data at hand.
 #pragma once
 
 #include <array>
@@ -40,7 +40,9 @@ namespace skerry::state {
 struct Since {
   u32 version = 1;
 };
-constexpr Since since(u32 version) { return {version}; }
+constexpr Since since(u32 version) {
+  return {version};
+}
 
 constexpr u32 tag_of(std::string_view name) {
   u32 hash = 2166136261u;
@@ -56,7 +58,9 @@ struct NullVisitor {
   void field(std::string_view, T&, Since = {}) {}
 };
 template <class T>
-concept Described = requires(T& s, NullVisitor& v) { std::remove_const_t<T>::describe(s, v); };
+concept Described = requires(T& s, NullVisitor& v) {
+  std::remove_const_t<T>::describe(s, v);
+};
 
 template <class T>
 struct is_vector : std::false_type {};
@@ -139,7 +143,8 @@ class Reader {
       if (e.tag != tag) continue;
       if (e.used) return refuse(name, "appears twice");
       e.used = true;
-      if (!read_value(name, e.value, value)) refuse(name, "does not have the expected size or content");
+      if (!read_value(name, e.value, value))
+        refuse(name, "does not have the expected size or content");
       return;
     }
     if (since.version <= version_) refuse(name, "is missing");
@@ -217,7 +222,8 @@ class Reader {
 /// "path = value" lines, for people and for diffs.
 class Dump {
  public:
-  explicit Dump(std::string& out, std::string prefix = {}) : out_(out), prefix_(std::move(prefix)) {}
+  explicit Dump(std::string& out, std::string prefix = {})
+      : out_(out), prefix_(std::move(prefix)) {}
   template <class T>
   void field(std::string_view name, const T& value, Since = {}) {
     show(prefix_ + std::string(name), value);
@@ -259,7 +265,8 @@ class Dump {
 /// "path: type since n" lines. Checked in and compared, so that no field changes by accident.
 class Schema {
  public:
-  explicit Schema(std::string& out, std::string prefix = {}) : out_(out), prefix_(std::move(prefix)) {}
+  explicit Schema(std::string& out, std::string prefix = {})
+      : out_(out), prefix_(std::move(prefix)) {}
   template <class T>
   void field(std::string_view name, const T& value, Since since = {}) {
     type(prefix_ + std::string(name), value, since);
@@ -273,7 +280,13 @@ class Schema {
     } else if constexpr (std::is_floating_point_v<T>) {
       line(path, fmt::format("f{}", 8 * sizeof(T)), since);
     } else if constexpr (Scalar<T>) {
-      line(path, fmt::format("{}{}", std::is_enum_v<T> ? "enum" : std::is_signed_v<T> ? "i" : "u", 8 * sizeof(T)), since);
+      line(path,
+           fmt::format("{}{}",
+                       std::is_enum_v<T>     ? "enum"
+                       : std::is_signed_v<T> ? "i"
+                                             : "u",
+                       8 * sizeof(T)),
+           since);
     } else if constexpr (std::is_same_v<T, std::string>) {
       line(path, "string", since);
     } else if constexpr (is_optional<T>::value) {
@@ -344,8 +357,8 @@ struct Cover {
   }
 };
 
-/// Offsets of bytes of T that describe() does not reach: forgotten fields (or padding). For tests of
-/// trivially copyable States.
+/// Offsets of bytes of T that describe() does not reach: forgotten fields (or padding). For tests
+/// of trivially copyable States.
 template <class T>
 std::vector<size_t> uncovered() {
   static_assert(std::is_trivially_copyable_v<T>);

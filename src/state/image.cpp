@@ -78,7 +78,8 @@ Result<Image> Image::parse(std::span<const u8> data) {
     return fail("this is not a Skerry image");
   u32 version = in.number<u32>();
   if (version != kContainerVersion)
-    return fail("the image has container version {}; this Skerry reads {}", version, kContainerVersion);
+    return fail("the image has container version {}; this Skerry reads {}", version,
+                kContainerVersion);
   u32 count = in.number<u32>();
   Image image;
   for (u32 i = 0; i < count && in.ok; ++i) {
@@ -89,7 +90,8 @@ Result<Image> Image::parse(std::span<const u8> data) {
     u32 crc = in.number<u32>();
     auto body = in.take(length);
     if (!in.ok) break;
-    if (crc32c(body) != crc) return fail("section '{}' is damaged: its checksum does not match", key);
+    if (crc32c(body) != crc)
+      return fail("section '{}' is damaged: its checksum does not match", key);
     if (!image.sections_.emplace(key, Section{section_version, {body.begin(), body.end()}}).second)
       return fail("section '{}' appears twice", key);
   }

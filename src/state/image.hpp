@@ -1,8 +1,10 @@
-// A versioned container of described state: a saved machine and a migration stream are the same bytes.
+// A versioned container of described state: a saved machine and a migration stream are the same
+// bytes.
 //
-// Layout, little-endian: magic "SKERRYIM", u32 container version, u32 section count; then each section
-// as {u16 name length, name, u32 version, u64 body length, u32 CRC-32C of the body, body}. Names and
-// versions can be read without decoding a body. parse() checks everything before it returns anything.
+// Layout, little-endian: magic "SKERRYIM", u32 container version, u32 section count; then each
+// section as {u16 name length, name, u32 version, u64 body length, u32 CRC-32C of the body, body}.
+// Names and versions can be read without decoding a body. parse() checks everything before it
+// returns anything.
 #pragma once
 
 #include <map>

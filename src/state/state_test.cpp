@@ -39,7 +39,9 @@ struct Forgetful {
   static void describe(auto& s, auto& v) { v.field("a", s.a); }
 };
 
-Old sample() { return {9, true, {1, 2, 3}, {{1, 2}, {3, 4}}, "hi"}; }
+Old sample() {
+  return {9, true, {1, 2, 3}, {{1, 2}, {3, 4}}, "hi"};
+}
 
 TEST(Describe, round_trips_every_kind_of_field) {
   Old out{};

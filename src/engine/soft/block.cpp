@@ -1,5 +1,7 @@
 #include "engine/soft/block.hpp"
 
+#include <sched.h>
+
 #include "engine/soft/core.hpp"
 #include "isa/row.hpp"
 
@@ -162,9 +164,12 @@ void BlockCache::watch(u64 gpa, u64 bytes) {
   if (&code == &unwritable_) return;
   u64 mask = granules(gpa & 0xfff, bytes);
   Shared& shared = core_.shared;
-  while (!shared.watch_mutex.try_lock()) {
-    core_.serve_flush();
-    __builtin_ia32_pause();
+  for (unsigned spins = 0; !shared.watch_mutex.try_lock(); ++spins) {
+    core_.serve_flush();  // its holder may be waiting for us
+    if (spins < 200)
+      __builtin_ia32_pause();
+    else
+      sched_yield();
   }
   if (code.granules.fetch_or(mask, std::memory_order_seq_cst) == 0)
     shared.flush_writes(&core_, host_page);

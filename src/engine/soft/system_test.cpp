@@ -92,7 +92,7 @@ TEST_F(System, wide_accesses_reach_a_device_in_pieces) {
   };
   state.gpr[rsi] = kMmioAt;
   expect_ok({0x0f, 0xae, 0x06, 0xf4});  // fxsave [rsi]
-  EXPECT_EQ(bytes, 416u);  // the rest of the image is not written
+  EXPECT_EQ(bytes, 416u);               // the rest of the image is not written
 }
 
 TEST_F(System, users_need_permission_for_ports) {
