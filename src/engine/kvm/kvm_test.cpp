@@ -148,6 +148,17 @@ TEST_F(Kvm, state_survives_a_round_trip) {
   EXPECT_EQ(back.run, machine::RunState::running);
 }
 
+TEST_F(Kvm, the_saved_counter_stands_still_with_the_clock) {
+  start({0xe6, 0x10, 0xf4});
+  run<machine::PortIo>();
+  clock_.stop();
+  u64 before = save().tsc;
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  u64 after = save().tsc;
+  // Only what passes between reading the one counter and the other may differ.
+  EXPECT_LT(after > before ? after - before : before - after, host_tsc_hz() / 200);
+}
+
 TEST_F(Kvm, the_local_apic_survives_a_round_trip) {
   start({0xf4});
   machine::LapicState s;

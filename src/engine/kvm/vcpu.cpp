@@ -100,6 +100,7 @@ Exit KvmVcpu::run() {
     int error = errno;
     in_run_.store(false);
     io_open_ = false;
+    clock_lag_ = clock_lag();
     if (r < 0 && (error == EINTR || error == EAGAIN)) {
       run_->immediate_exit = 0;
       return machine::Interrupted{};
@@ -175,8 +176,9 @@ void KvmVcpu::answer(u64 value) {
 }
 
 Exit KvmVcpu::fatal(std::string_view what) const {
-  kvm_regs regs{};
-  ::ioctl(fd_.get(), KVM_GET_REGS, &regs);
+  // KVM_RUN has just left the registers in the run structure, where it can.
+  kvm_regs regs = run_->s.regs.regs;
+  if (!(run_->kvm_valid_regs & KVM_SYNC_X86_REGS)) ::ioctl(fd_.get(), KVM_GET_REGS, &regs);
   return machine::Fatal{fmt::format("{} at RIP {:#x}", what, regs.rip)};
 }
 
@@ -247,6 +249,11 @@ Result<> KvmVcpu::save(CpuState& state) {
   return {};
 }
 
+// How far the host's counter is ahead of the machine's clock: grows while the machine is paused.
+u64 KvmVcpu::clock_lag() const {
+  return host_tsc() - setup_.clock->ticks();
+}
+
 // One at a time, so that a refusal can name its MSR. A value of 0 that this KVM does not know is
 // what the guest would find anyway.
 Result<> KvmVcpu::load_msrs(const CpuState& state) {
@@ -270,6 +277,9 @@ Result<> KvmVcpu::save_msrs(CpuState& state) {
     if (::ioctl(fd_.get(), number::kGetMsrs, &block) == 1)
       *msr_field(msr.index, state) = block.entries[0].data;
   }
+  // KVM's counter runs on while the machine is paused; the state is as of the moment the clock
+  // stopped.
+  if (clock_lag_) state.tsc -= clock_lag() - clock_lag_;
   return {};
 }
 
@@ -324,7 +334,6 @@ Result<> KvmVcpu::set_debug(const machine::DebugRequest& request) {
   if (request.any()) debug.control = KVM_GUESTDBG_ENABLE;
   if (used) debug.control |= KVM_GUESTDBG_USE_HW_BP;
   if (request.single_step) debug.control |= KVM_GUESTDBG_SINGLESTEP;
-  debugging_ = request.any();
   TRY(call(fd_.get(), KVM_SET_GUEST_DEBUG, &debug, "the debugger's breakpoints"));
   return {};
 }

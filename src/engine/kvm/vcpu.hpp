@@ -42,6 +42,7 @@ class KvmVcpu final : public machine::Vcpu {
   Result<> load_msrs(const machine::CpuState& state);
   Result<> save_msrs(machine::CpuState& state);
   Result<bool> x2apic();
+  u64 clock_lag() const;
 
   Fd fd_;
   const unsigned index_;
@@ -51,7 +52,7 @@ class KvmVcpu final : public machine::Vcpu {
   size_t run_size_ = 0;
   bool io_open_ = false;  ///< an exit for I/O waits for its completion by the next KVM_RUN
   u32 port_element_ = 0;  ///< of a string port access: the one handed out last
-  bool debugging_ = false;
+  u64 clock_lag_ = 0;     ///< after the last run; 0: has not run
   std::atomic<bool> in_run_{false};
   std::atomic<pthread_t> thread_{};
 };
