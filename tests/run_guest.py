@@ -26,6 +26,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 GUESTS = pathlib.Path(os.environ.get("SKERRY_GUESTS") or pathlib.Path(
     os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "skerry/guests")
 SKIP = 77
+CRASHED = 81  # schema/exit_status.hpp
+last_status = None
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -128,6 +130,8 @@ def run_row(name, row, args):
         scale = float(os.environ.get("SKERRY_TEST_SCALE", "1"))
         run = Run(command, row.get("input", []), row["timeout"] * scale, args.verbose)
 
+    global last_status
+    last_status = run.status
     said = [line for _, line in run.lines]
     wrong = []
     if run.timed_out:
@@ -156,6 +160,15 @@ def run_row(name, row, args):
     print(f"{'FAILED' if wrong else 'ok':6} {args.engine} {name} {run.took:.1f} s"
           + "".join(f"\n       {w}" for w in wrong), flush=True)
     return not wrong
+
+
+def in_doubt(name, row, args):
+    """In the lab, once in some twenty runs on two CPUs, the emulated SVM shuts a guest down. Whether QEMU or we
+    are to blame is not known; such a row gets one more try, and says so. Other failures and engines do not."""
+    if not os.environ.get("SKERRY_LAB") or last_status != CRASHED:
+        return False
+    print(f"again  {args.engine} {name}: it ended in a triple fault, which the lab's processor sometimes invents")
+    return run_row(name, row, args)
 
 
 def in_lab(args, names):
@@ -195,7 +208,7 @@ def main():
         parser.error("--skerry and --engine are needed")
     if args.lab:
         return in_lab(args, names)
-    good = [run_row(name, chosen[name], args) for name in names]
+    good = [run_row(name, chosen[name], args) or in_doubt(name, chosen[name], args) for name in names]
     print(f"{sum(good)} of {len(good)} guests well on engine {args.engine}")
     return 0 if all(good) else 1
 
