@@ -104,8 +104,15 @@ def kernel(scratch):
     assert gdb.value("$rip") == user and gdb.value("$cs") & 3 == 3
     gdb.do("stepi")
     assert gdb.value("$rip") != user
-    gdb.do(f"set $rip = {user - 2:#x}")
-    gdb.do("set $rax = 39")  # getpid
+    gdb.start()
+    shell.answer()
+    gdb.interrupt()
+    # The same command makes the same call: this time stopped before it.
+    gdb.do(f"tbreak *{user - 2:#x}")
+    gdb.start()
+    shell.start("uname -n")
+    gdb.answer("(the system call)")
+    assert gdb.value("$rip") == user - 2 and gdb.value("$cs") & 3 == 3
     gdb.do("stepi")
     assert gdb.value("$rip") == entry, "syscall leads to the kernel's entry"
     gdb.start()
