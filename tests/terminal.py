@@ -1,0 +1,55 @@
+#!/usr/bin/env python3
+"""`skerry run` on a terminal of its own: what is typed reaches the guest, Ctrl-C too, and the escape key works.
+
+  terminal.py SKERRY        exit status 0, 1, or 77 where the guest images are missing
+"""
+import os
+import pathlib
+import pty
+import select
+import sys
+import time
+
+GUESTS = pathlib.Path(os.environ.get("SKERRY_GUESTS")
+                      or pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "skerry/guests")
+LIMIT = 120 * float(os.environ.get("SKERRY_TEST_SCALE", "1"))
+
+
+def main():
+    guest = GUESTS / "cloud-6.1"
+    if not (guest / "initrd").exists():
+        print("skipped: no guest images; tests/guests/make makes them")
+        return 77
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(sys.argv[1], ["skerry", "run", "--engine", "soft", "--kernel", str(guest / "vmlinuz"), "--initrd",
+                               str(guest / "initrd"), "--append", "console=ttyS0 quiet"])
+    seen = b""
+
+    def until(text):
+        nonlocal seen
+        end = time.monotonic() + LIMIT
+        while text not in seen:
+            if time.monotonic() > end or not select.select([terminal], [], [], LIMIT)[0]:
+                raise SystemExit(f"FAILED: no {text!r} in {seen[-500:]!r}")
+            seen += os.read(terminal, 4096)
+        seen = seen[seen.index(text) + len(text):]
+
+    until(b"# ")
+    os.write(terminal, b"echo answer-$((40+2))\n")
+    until(b"\nanswer-42")
+    until(b"# ")
+    os.write(terminal, b"\x01h")
+    until(b"Ctrl-A x")
+    os.write(terminal, b"echo began; sleep 1000\n")
+    until(b"\nbegan")
+    os.write(terminal, b"\x03")
+    until(b"# ")
+    os.write(terminal, b"\x01x")
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print("ok" if status == 0 else f"FAILED: exit status {status}")
+    return status != 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
