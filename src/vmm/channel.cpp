@@ -4,7 +4,6 @@
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 #include <cerrno>
 #include <climits>
@@ -13,6 +12,7 @@
 #include <thread>
 
 #include "vmm/terminal.hpp"
+#include "vmm/unix_socket.hpp"
 
 namespace skerry::vmm {
 namespace {
@@ -83,7 +83,7 @@ class OutputQueue {
       int fd = fd_;
       changed_.notify_all();
       guard.unlock();
-      bool good = write_fully(fd, chunk);  // kept short enough to notice that it is given up
+      bool good = write_fully(fd, chunk);
       guard.lock();
       busy_ = false;
       if (!good && fd_ == fd) fd_ = -1;  // the reader went away: later output has nowhere to go
@@ -153,18 +153,7 @@ class FdChannel : public Channel {
     return {};
   }
   Result<> listen(const std::string& path) {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    if (path.size() >= sizeof address.sun_path)
-      return fail_hint("use a shorter path, such as one under /tmp",
-                       "the socket path {} is too long", path);
-    std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
-    listener_ = Fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (!listener_) return fail_errno("cannot create a socket");
-    ::unlink(path.c_str());
-    if (::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0 ||
-        ::listen(listener_.get(), 1) < 0)
-      return fail_errno(fmt::format("cannot listen on {}", path));
+    listener_ = TRY(listen_unix(path));
     return loop_.watch(listener_.get(), EPOLLIN, [this](u32) { accept_client(); });
   }
 
@@ -248,7 +237,7 @@ class FdChannel : public Channel {
     pending_.erase(pending_.begin(), pending_.begin() + static_cast<long>(took));
     if (pending_.empty()) {
       if (std::exchange(resume_file_, false)) read_to_end_in_turns();
-      if (!watching_ && !file_input_ended()) start_input();
+      if (!watching_ && input_ >= 0) start_input();
       return;
     }
     starved_ = true;
@@ -256,7 +245,6 @@ class FdChannel : public Channel {
     if (pending_.size() >= kInputLimit && !escape_) stop_input();
     if (pending_.size() >= kInputLimit && escape_) pending_.resize(kInputLimit);
   }
-  bool file_input_ended() const { return input_ < 0; }
 
   EventLoop& loop_;
   EscapeHandler escape_;

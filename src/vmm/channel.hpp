@@ -33,8 +33,8 @@ class Channel {
   virtual void abandon() = 0;
 };
 
-/// Called on the loop for what follows Ctrl-A on a terminal; true if the key meant something.
-using EscapeHandler = std::function<bool(char key)>;
+/// Called on the loop for what follows Ctrl-A on a terminal.
+using EscapeHandler = std::function<void(char key)>;
 
 /// The channel that `spec` describes. `escape` is used by stdio only.
 Result<std::unique_ptr<Channel>> open_channel(const schema::SerialSpec& spec, EventLoop& loop,

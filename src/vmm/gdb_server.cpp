@@ -5,30 +5,17 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/log.hpp"
 #include "vmm/crash_report.hpp"
 #include "vmm/gdb_registers.hpp"
+#include "vmm/unix_socket.hpp"
 
 namespace skerry::vmm {
 namespace {
 
 constexpr int kSigTrap = 5, kSigInt = 2, kSigSegv = 11;
-
-Result<Fd> listen_unix(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) return fail("the socket path {} is too long", path);
-  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
-  Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  ::unlink(path.c_str());
-  if (!fd || ::bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0 ||
-      ::listen(fd.get(), 1) < 0)
-    return fail_errno(fmt::format("cannot listen for gdb on {}", path));
-  return fd;
-}
 
 Result<Fd> listen_tcp(const std::string& host, u32 port) {
   addrinfo hints{}, *found = nullptr;
@@ -51,8 +38,8 @@ Result<Fd> listen_tcp(const std::string& host, u32 port) {
 Result<std::unique_ptr<GdbServer>> GdbServer::listen(const schema::GdbAddress& address,
                                                      machine::Machine& machine) {
   std::unique_ptr<GdbServer> server(new GdbServer(machine));
-  server->listener_ =
-      TRY(address.tcp ? listen_tcp(address.host, address.port) : listen_unix(address.path));
+  server->listener_ = TRY(address.tcp ? listen_tcp(address.host, address.port)
+                                      : listen_unix(address.path, " for gdb"));
   server->where_ = address.tcp ? fmt::format("{}:{}", address.host, address.port) : address.path;
   server->wake_ = TRY(Fd::event());
   machine.vcpu_host().debug_hit = [s = server.get()](unsigned cpu, const machine::Debug& debug) {

@@ -38,7 +38,7 @@ class Session {
  private:
   Result<> open_channels();
   Result<> watch_signals();
-  bool escape(char key);
+  void escape(char key);
   void end_by_user(int status);
   std::optional<int> handle(const Machine::Outcome& outcome);
 
@@ -70,8 +70,7 @@ Result<> Session::open_channels() {
   std::vector<schema::SerialSpec> all = spec_.serials;
   all.insert(all.end(), spec_.consoles.begin(), spec_.consoles.end());
   for (const schema::SerialSpec& line : all)
-    channels_.push_back(
-        TRY(open_channel(line, *channel_loop_, [this](char key) { return escape(key); })));
+    channels_.push_back(TRY(open_channel(line, *channel_loop_, [this](char key) { escape(key); })));
   return {};
 }
 
@@ -98,14 +97,13 @@ void Session::end_by_user(int status) {
   board_->machine().request(Request::power_off);
 }
 
-bool Session::escape(char key) {
+void Session::escape(char key) {
   switch (key) {
-    case 'x': end_by_user(schema::exit_power_off); return true;
-    case 'p': board_->press_power_button(); return true;
-    case 'r': board_->machine().request(Request::reset); return true;
+    case 'x': end_by_user(schema::exit_power_off); return;
+    case 'p': board_->press_power_button(); return;
+    case 'r': board_->machine().request(Request::reset); return;
     default: {
       [[maybe_unused]] ssize_t n = ::write(STDERR_FILENO, kEscapeHelp, std::strlen(kEscapeHelp));
-      return key == 'h';
     }
   }
 }

@@ -17,7 +17,7 @@ void Routes::send(machine::MsiMessage message) {
     it = routes_.try_emplace({message.address, message.data}).first;
   if (it != routes_.end()) {
     Route& route = it->second;
-    if (!route.irqfd && ++route.sent == kPromoteAfter) promote(message, route);
+    if (!route.irqfd && ++route.sent == kPromoteAfter) promote(route);
     if (route.irqfd) return signal_event(route.irqfd.get());
   }
   kvm_msi msi{};
@@ -36,7 +36,7 @@ void Routes::set_pin_route(unsigned pin, std::optional<machine::MsiMessage> rout
   publish();
 }
 
-void Routes::promote(const machine::MsiMessage&, Route& route) {
+void Routes::promote(Route& route) {
   auto event = Fd::event();
   if (!event) return;
   route.gsi = next_gsi_;

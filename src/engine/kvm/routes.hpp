@@ -30,7 +30,7 @@ class Routes final : public machine::MsiSink {
     Fd irqfd;
   };
   bool publish();
-  void promote(const machine::MsiMessage& message, Route& route);
+  void promote(Route& route);
 
   const int vm_;
   std::mutex mutex_;
