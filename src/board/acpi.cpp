@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/append.hpp"
 #include "devices/acpi_pm.hpp"
 
 namespace skerry::board {
@@ -13,9 +14,7 @@ class Fields {
  public:
   template <class T>
   Fields& put(T value) {
-    u8 bytes[sizeof(T)];
-    store(bytes, value);
-    bytes_.insert(bytes_.end(), bytes, bytes + sizeof(T));
+    append(bytes_, value);
     return *this;
   }
   Fields& text(std::string_view text, size_t size) {

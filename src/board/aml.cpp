@@ -1,20 +1,13 @@
 #include "board/aml.hpp"
 
-#include "base/bits.hpp"
+#include "base/append.hpp"
 #include "base/result.hpp"
 
 namespace skerry::board::aml {
 
 namespace {
 
-template <class T>
-void put(Code& code, T value) {
-  u8 bytes[sizeof(T)];
-  store(bytes, value);
-  code.insert(code.end(), bytes, bytes + sizeof(T));
-}
-
-void append(Code& code, const Code& more) {
+void add(Code& code, const Code& more) {
   code.insert(code.end(), more.begin(), more.end());
 }
 
@@ -35,8 +28,8 @@ Code package_length(size_t body) {
 
 Code sized(std::initializer_list<u8> opcode, const Code& body) {
   Code code(opcode);
-  append(code, package_length(body.size()));
-  append(code, body);
+  add(code, package_length(body.size()));
+  add(code, body);
   return code;
 }
 
@@ -46,11 +39,11 @@ template <class T>
 Code address_space(u8 tag, u8 type, u8 specific, u64 first, u64 last) {
   constexpr u8 kGeneral = 0x0c;
   Code code{tag};
-  put(code, static_cast<u16>(3 + 5 * sizeof(T)));
-  put(code, type);
-  put(code, kGeneral);
-  put(code, specific);
-  for (u64 v : {u64{0}, first, last, u64{0}, last - first + 1}) put(code, static_cast<T>(v));
+  append(code, static_cast<u16>(3 + 5 * sizeof(T)));
+  append(code, type);
+  append(code, kGeneral);
+  append(code, specific);
+  for (u64 v : {u64{0}, first, last, u64{0}, last - first + 1}) append(code, static_cast<T>(v));
   return code;
 }
 
@@ -58,7 +51,7 @@ Code address_space(u8 tag, u8 type, u8 specific, u64 first, u64 last) {
 
 Code concat(std::initializer_list<Code> parts) {
   Code code;
-  for (const Code& part : parts) append(code, part);
+  for (const Code& part : parts) add(code, part);
   return code;
 }
 
@@ -94,13 +87,13 @@ Code integer(u64 value) {
     code = {0x0a, static_cast<u8>(value)};
   } else if (value <= 0xffff) {
     code = {0x0b};
-    put(code, static_cast<u16>(value));
+    append(code, static_cast<u16>(value));
   } else if (value <= 0xffffffff) {
     code = {0x0c};
-    put(code, static_cast<u32>(value));
+    append(code, static_cast<u32>(value));
   } else {
     code = {0x0e};
-    put(code, value);
+    append(code, value);
   }
   return code;
 }
@@ -120,7 +113,7 @@ Code eisa_id(std::string_view id) {
   for (size_t i = 3; i < 7; ++i)
     value = value << 4 | static_cast<u32>(id[i] <= '9' ? id[i] - '0' : id[i] - 'A' + 10);
   Code code{0x0c};
-  put(code, __builtin_bswap32(value));
+  append(code, __builtin_bswap32(value));
   return code;
 }
 
@@ -131,7 +124,7 @@ Code buffer(const Code& bytes) {
 Code package(const std::vector<Code>& elements) {
   SKERRY_CHECK(elements.size() <= 255);
   Code body{static_cast<u8>(elements.size())};
-  for (const Code& e : elements) append(body, e);
+  for (const Code& e : elements) add(body, e);
   return sized({0x12}, body);
 }
 
@@ -153,8 +146,8 @@ Code return_value(const Code& value) {
 
 Code io_port(u16 port, u8 length) {
   Code code{0x47, 1};  // 6.4.2.5: decodes 16 bits
-  put(code, port);
-  put(code, port);
+  append(code, port);
+  append(code, port);
   code.push_back(1);  // alignment
   code.push_back(length);
   return code;
@@ -162,14 +155,14 @@ Code io_port(u16 port, u8 length) {
 
 Code irq(u8 number) {
   Code code{0x22};  // 6.4.2.1, without the flags: edge, active high
-  put(code, static_cast<u16>(1u << number));
+  append(code, static_cast<u16>(1u << number));
   return code;
 }
 
 Code memory32_fixed(u32 start, u32 length, bool writable) {
   Code code{0x86, 9, 0, static_cast<u8>(writable)};
-  put(code, start);
-  put(code, length);
+  append(code, start);
+  append(code, length);
   return code;
 }
 

@@ -8,6 +8,12 @@ namespace skerry::board {
 
 using Bytes = std::span<const u8>;
 
+/// The bytes of a table of plain structs, as they go to guest memory.
+template <class T>
+Bytes bytes_of(const std::vector<T>& v) {
+  return {reinterpret_cast<const u8*>(v.data()), v.size() * sizeof(T)};
+}
+
 /// A little-endian value at `offset` of an image; nullopt if it is not all there.
 template <class T>
 std::optional<T> value_at(Bytes image, u64 offset) {

@@ -2,6 +2,7 @@
 
 #include <span>
 
+#include "base/append.hpp"
 #include "board/acpi.hpp"
 #include "pci/chipset.hpp"
 
@@ -15,9 +16,7 @@ class Table {
  public:
   template <class T>
   Table& put(T value) {
-    u8 raw[sizeof(T)];
-    store(raw, value);
-    bytes.insert(bytes.end(), raw, raw + sizeof(T));
+    append(bytes, value);
     return *this;
   }
   Table& text(std::string_view text, size_t size) {

@@ -42,11 +42,6 @@ struct [[gnu::packed]] MapEntry {
   u32 type = 0;
 };
 
-template <class T>
-Bytes bytes_of(const std::vector<T>& v) {
-  return {reinterpret_cast<const u8*>(v.data()), v.size() * sizeof(T)};
-}
-
 struct Loaded {
   u64 entry = 0, end = 0;
 };

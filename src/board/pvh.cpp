@@ -21,11 +21,6 @@ struct MemoryEntry {
   u32 type = 0, reserved = 0;
 };
 
-template <class T>
-Bytes bytes_of(const std::vector<T>& v) {
-  return {reinterpret_cast<const u8*>(v.data()), v.size() * sizeof(T)};
-}
-
 }  // namespace
 
 Result<machine::CpuState> load_pvh(Boot& boot, u32 entry) {

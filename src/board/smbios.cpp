@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <span>
 
+#include "base/append.hpp"
 #include "board/e820.hpp"
 
 namespace skerry::board {
@@ -17,9 +18,7 @@ class Structure {
 
   template <class T>
   Structure& put(T value) {
-    u8 bytes[sizeof(T)];
-    store(bytes, value);
-    area_.insert(area_.end(), bytes, bytes + sizeof(T));
+    append(area_, value);
     return *this;
   }
   Structure& text(const std::string& value) {

@@ -1,5 +1,7 @@
 #include "state/image.hpp"
 
+#include "base/append.hpp"
+
 namespace skerry::state {
 namespace {
 
@@ -16,13 +18,6 @@ constexpr std::array<u32, 256> make_crc_table() {
   return table;
 }
 constexpr std::array<u32, 256> kCrcTable = make_crc_table();
-
-template <class T>
-void append(std::vector<u8>& out, T value) {
-  size_t at = out.size();
-  out.resize(at + sizeof value);
-  store(out.data() + at, value);
-}
 
 struct Cursor {
   std::span<const u8> rest;
