@@ -46,8 +46,8 @@ template <u32 kSize, bool kWrite>
 [[gnu::always_inline]] inline u8* fast(const Cpu& cpu, u8 segment, u64 offset) {
   u64 linear;
   if (__builtin_expect(!linearize<kSize, kWrite>(cpu, segment, offset, linear), 0)) return nullptr;
-  const TlbEntry& e = (kWrite ? cpu.tlb.write : cpu.tlb.read)->entry[Tlb::index(linear)];
-  if (__builtin_expect(linear - e.page > 4096 - kSize, 0)) return nullptr;
+  const TlbEntry& e = cpu.tlb.current->entry[Instance::index(linear)];
+  if (__builtin_expect(linear - (kWrite ? e.write : e.read) > 4096 - kSize, 0)) return nullptr;
   return reinterpret_cast<u8*>(linear + e.bias);
 }
 

@@ -35,8 +35,15 @@ Flow write_cr0(Cpu& cpu, u64 value) {
 Flow write_cr3(Cpu& cpu, u64 value) {
   machine::CpuState& s = cpu.s;
   if (cpu.long_mode) {
-    if (s.cr4 & kCr4Pcide) value &= ~(u64{1} << 63);  // "do not flush": we may all the same
+    const bool keep = (s.cr4 & kCr4Pcide) && (value >> 63);
+    if (s.cr4 & kCr4Pcide) value &= ~(u64{1} << 63);
     if (value & ~cpu.core->shared.physical_mask) return cpu.raise(GP, 0);
+    if (s.cr4 & kCr4Pcide) {
+      s.cr3 = value;
+      cpu.tlb.switch_space(value & 0xfff, !keep);
+      cpu.select_tlb();
+      return Flow::end;
+    }
   } else {
     value = static_cast<u32>(value);
     if ((s.cr0 & kCr0Pg) && (s.cr4 & kCr4Pae) && !cpu.core->load_pdptrs(value))
@@ -69,7 +76,9 @@ Flow write_cr4(Cpu& cpu, u64 value) {
       (changed & (kCr4Pae | kCr4Pge | kCr4Pse | kCr4Smep)) && !cpu.core->load_pdptrs(s.cr3))
     return cpu.raise(GP, 0);
   s.cr4 = value;
-  if (changed & (kCr4Pge | kCr4Pae | kCr4Pse | kCr4Smep | kCr4Smap | kCr4Pcide))
+  if (changed & kCr4Pcide)
+    cpu.tlb.reset(s.cr3 & 0xfff & (value & kCr4Pcide ? ~u64{0} : 0));
+  else if (changed & (kCr4Pge | kCr4Pae | kCr4Pse | kCr4Smep | kCr4Smap))
     cpu.tlb.flush_all();
   cpu.update_mode();
   return Flow::end;
@@ -204,11 +213,18 @@ Flow invpcid(Cpu& cpu, const Op& op) {
   }
   if (type == 0) {
     if (!canonical(descriptor[1])) return cpu.raise(GP, 0);
-    cpu.tlb.flush_page(descriptor[1]);
+    const u32 space = cpu.tlb.space_of(descriptor[0] & 0xfff);
+    if (!(cpu.s.cr4 & kCr4Pcide) || space == cpu.tlb.space)
+      cpu.tlb.flush_page(descriptor[1]);
+    else if (space != Tlbs::kSpaces)
+      cpu.tlb.flush_space(space);  // more than asked for
+  } else if (type == 1) {
+    const u32 space = cpu.s.cr4 & kCr4Pcide ? cpu.tlb.space_of(descriptor[0] & 0xfff) : 0;
+    if (space != Tlbs::kSpaces) cpu.tlb.flush_space(space);
   } else if (type == 2) {
     cpu.tlb.flush_all();
   } else {
-    cpu.tlb.flush_nonglobal();
+    cpu.tlb.flush_every_space();
   }
   return Flow::end;
 }

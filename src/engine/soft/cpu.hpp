@@ -129,10 +129,35 @@ constexpr bool canonical(u64 linear) {
   return static_cast<u64>(static_cast<i64>(linear << 16) >> 16) == linear;
 }
 
-struct Cpu {
-  // ---- integer state; slot 16 is always 0 (no base/index), slot 17 holds the next instruction's
-  // address
-  std::array<u64, 18> gpr{};
+/// Cpu::attention: bits that any thread may set, and a word that translated code polls.
+class AttentionWord {
+ public:
+  u32 load(std::memory_order order) const { return bits_.load(order); }
+  void fetch_or(u32 bits, std::memory_order = std::memory_order_seq_cst) {
+    bits_.fetch_or(bits, std::memory_order_seq_cst);
+    go_.store(0, std::memory_order_seq_cst);
+  }
+  void fetch_and(u32 bits, std::memory_order order = std::memory_order_seq_cst) {
+    bits_.fetch_and(bits, order);
+  }
+  /// Before translated code runs: false if there is something to attend to first.
+  bool arm() {
+    go_.store(1, std::memory_order_seq_cst);
+    if (!bits_.load(std::memory_order_seq_cst)) [[likely]]
+      return true;
+    go_.store(0, std::memory_order_seq_cst);
+    return false;
+  }
+
+ private:
+  std::atomic<u32> bits_{0};
+
+ public:
+  std::atomic<u32> go_{0};  ///< 0: leave translated code soon
+};
+
+/// Lives in a Room, directly below its TLB instances.
+struct alignas(64) Cpu {
   u64 rip = 0;  ///< of the instruction being executed (offset in CS)
   LazyFlags flags;
   u64 rflags = 2;  ///< everything but the arithmetic flags
@@ -243,7 +268,6 @@ struct Cpu {
   void forget_io();
   static void split_lock(bool take);
 
-  std::atomic<u32> attention{0};  ///< core.hpp: Attention bits; any thread sets them
   bool io_used = false;           ///< the I/O log is not empty
 
   bool pending_exit = false;  ///< cpu.exit is filled in
@@ -251,6 +275,28 @@ struct Cpu {
 
   struct Core;  ///< the rest: blocks, LAPIC, I/O log, configuration. core.hpp
   Core* core = nullptr;
+
+  // ---- what translated code uses most comes last: it is next to the base register (room.hpp).
+  u64 jit_base = 0;   ///< base register while C++ runs
+  u64 host_stack = 0; ///< of the C++ code that entered translated code
+  Cpu* self = this;   ///< the address that C++ knows
+  u64 fault_flags = 0;       ///< flags as a signal found them
+  bool vector_live = false;  ///< vector and x87 registers are in the host's, not in s.xsave
+  /// core.hpp: Attention bits; any thread sets them
+  alignas(64) AttentionWord attention;
+  u64 reserved_[5] = {};
+
+  /// Slot 16 is always 0 (no base/index), slot 17 holds the next instruction's address.
+  std::array<u64, 18> gpr{};
+  // The last 64 bytes: see jit_layout.hpp.
+  u64 code_page = 0;  ///< linear address of the page that translated code runs in
+  u64 scratch = 0;    ///< the address of an access that missed; and so on
+  u32 saved_flags = 2;  ///< as LAHF and SETO leave them in AX
+  u32 pad_ = 0;
+  std::array<u64, 5> delta{};  ///< host - guest addresses found earlier in the same block
 };
+
+// Nothing lies between a Cpu and the instance behind it.
+static_assert(sizeof(Cpu) % 64 == 0);
 
 }  // namespace skerry::soft

@@ -203,7 +203,7 @@ TEST_F(Handlers, RepeatedStoresAndInterruption) {
   EXPECT_EQ(memory[2], 0);
   EXPECT_EQ(memory[3 + 4000], 0);
 
-  guest.cpu->attention = 1;
+  guest.cpu->attention.fetch_or(1);
   regs.gpr[rcx] = 10;
   regs.gpr[rdi] = address(0);
   EXPECT_EQ(run({0xf3, 0xaa}), Flow::branch);  // gives way after one element

@@ -6,58 +6,6 @@
 
 namespace skerry::soft {
 
-// ---- TLBs
-
-void Tlbs::flush_all() {
-  ++fetch_epoch;
-  each([](Context& c) {
-    c.read.clear();
-    c.write.clear();
-    c.fetch.clear();
-  });
-  large_2m = large_1g = {};
-}
-
-void Tlbs::flush_nonglobal() {
-  ++fetch_epoch;
-  each([](Context& c) {
-    c.read.flush_nonglobal();
-    c.write.flush_nonglobal();
-    c.fetch.flush_nonglobal();
-  });
-}
-
-void Tlbs::flush_page(u64 linear) {
-  ++fetch_epoch;
-  if (large_1g.maybe(linear >> 30)) return flush_all();
-  // 4 MiB pages of 32-bit paging are two such regions.
-  for (u64 region : {linear >> 21, (linear >> 21) ^ 1}) {
-    if (!large_2m.maybe(region)) continue;
-    each([&](Context& c) {
-      for (u64 page = region << 21, n = 0; n < 512; ++n, page += 4096) {
-        c.read.flush_page(page);
-        c.write.flush_page(page);
-      }
-      for (FetchTlb::Entry& e : c.fetch.entry)
-        if (e.page >> 21 == region) e.page = 1;
-    });
-  }
-  each([&](Context& c) {
-    c.read.flush_page(linear);
-    c.write.flush_page(linear);
-    FetchTlb::Entry& e = c.fetch.entry[FetchTlb::index(linear)];
-    if (e.page == (linear & ~u64{0xfff})) e.page = 1;
-  });
-}
-
-void Tlbs::flush_writes() {
-  each([](Context& c) { c.write.clear(); });
-}
-
-void Tlbs::flush_host_writes(u64 host_page) {
-  each([&](Context& c) { c.write.flush_host_page(host_page); });
-}
-
 // ---- requests of other threads
 
 void Shared::flush_writes(Cpu::Core* self, u64 host_page) {
@@ -118,11 +66,11 @@ void Cpu::Core::serve_flush() {
 // ---- translation
 
 bool Cpu::Core::translate(u64 linear, bool write, bool system, Access::Piece& out) {
-  Tlbs::Context& context = !system                      ? *cpu.tlb.context
-                           : cpu.s.cr4 & (u64{1} << 21) ? cpu.tlb.supervisor
-                                                        : cpu.tlb.supervisor_ac;
-  const TlbEntry& hit = (write ? context.write : context.read).entry[Tlb::index(linear)];
-  if (linear - hit.page < 4096) {
+  Instance& context =
+      !system ? *cpu.tlb.context
+              : cpu.tlb.of(cpu.s.cr4 & (u64{1} << 21) ? Tlbs::supervisor : Tlbs::supervisor_ac);
+  const TlbEntry& hit = context.entry[Instance::index(linear)];
+  if (linear - (write ? hit.write : hit.read) < 4096) {
     out.host = reinterpret_cast<u8*>(linear + hit.bias);
     out.offset = Access::Piece::kPlain;
     return true;
@@ -145,7 +93,7 @@ bool Cpu::Core::translate(u64 linear, bool write, bool system, Access::Piece& ou
   bool keep = !watched(linear & ~u64{0xfff});
   if (w.shift > 12) cpu.tlb.note_large(linear, w.shift);
   if (!write) {
-    if (keep) context.read.fill(linear, reinterpret_cast<u64>(p.host), w.global);
+    if (keep) context.fill(linear, reinterpret_cast<u64>(p.host), w.global, false);
     return true;
   }
   memory::DirtyMap& dirty = memory.dirty();
@@ -153,8 +101,7 @@ bool Cpu::Core::translate(u64 linear, bool write, bool system, Access::Piece& ou
   if (page_offset >= dirty.pages() * memory::kPageSize) return true;
   dirty.mark_page(page_offset);
   if (keep && dirty.code(page_offset).granules.load(std::memory_order_seq_cst) == 0) {
-    context.write.fill(linear, reinterpret_cast<u64>(p.host), w.global);
-    context.read.fill(linear, reinterpret_cast<u64>(p.host), w.global);
+    context.fill(linear, reinterpret_cast<u64>(p.host), w.global, true);
     out.offset = Access::Piece::kPlain;
   }
   return true;

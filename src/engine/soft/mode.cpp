@@ -58,12 +58,11 @@ void Cpu::update_mode() {
 
 void Cpu::select_tlb() {
   align_check = cpl == 3 && (s.cr0 & kCr0Am) && (rflags & AC_);
-  Tlbs::Context& c = cpl == 3                                ? tlb.user
-                     : (s.cr4 & kCr4Smap) && !(rflags & AC_) ? tlb.supervisor
-                                                             : tlb.supervisor_ac;
-  tlb.context = &c;
-  tlb.read = align_check ? &tlb.none : &c.read;
-  tlb.write = align_check ? &tlb.none : &c.write;
+  Instance& i = tlb.of(cpl == 3                                ? Tlbs::user
+                       : (s.cr4 & kCr4Smap) && !(rflags & AC_) ? Tlbs::supervisor
+                                                               : Tlbs::supervisor_ac);
+  tlb.context = &i;
+  tlb.current = align_check ? &tlb.select(Tlbs::kNone) : &i;
 }
 
 void Cpu::set_cpl(u8 value) {

@@ -1,12 +1,14 @@
 // For tests: one or more software vCPUs over 16 MiB of memory, with descriptor tables, page tables
 // and an IDT whose handlers are HLTs at known places. No devices: port and MMIO accesses are
-// answered by hooks.
+// answered by hooks. $SKERRY_TEST_ENGINE=soft,interpreter: on the interpreter.
 #pragma once
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <functional>
 #include <initializer_list>
+#include <string_view>
 
 #include "engine/soft/engine.hpp"
 #include "engine/soft/segments.hpp"
@@ -36,6 +38,8 @@ class SoftTest : public testing::Test {
     setup.cpuid = engine->supported_cpuid();
     setup.cpus = cpus;
     setup.tsc_hz = 1'000'000'000;
+    const char* chosen = std::getenv("SKERRY_TEST_ENGINE");
+    setup.interpreter = chosen && std::string_view(chosen) == "soft,interpreter";
     EXPECT_TRUE(engine->configure(setup));
     for (unsigned i = 0; i < cpus; ++i)
       vcpus.push_back(std::move(engine->create_vcpu(i, nullptr)).value());

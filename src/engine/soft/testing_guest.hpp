@@ -3,10 +3,10 @@
 #pragma once
 
 #include <algorithm>
-#include <memory>
 
 #include "engine/soft/block.hpp"
 #include "engine/soft/integer.hpp"
+#include "engine/soft/room.hpp"
 
 namespace skerry::soft::testing_guest {
 
@@ -17,7 +17,7 @@ struct Regs {
 
 /// A flat 64-bit Cpu that sees the host's addresses of some pages.
 struct Guest {
-  Guest() : cpu(std::make_unique<Cpu>()) {
+  Guest() {
     cpu->flat = true;
     cpu->long_mode = cpu->protected_mode = true;
     cpu->code_bits = 64;
@@ -26,8 +26,7 @@ struct Guest {
   }
   void map(const u8* from, u64 size) {
     for (u64 at = reinterpret_cast<u64>(from), end = at + size; at < end; at += 4096) {
-      cpu->tlb.read->fill(at, at, false);
-      cpu->tlb.write->fill(at, at, false);
+      cpu->tlb.current->fill(at, at, false, true);
     }
   }
   /// One instruction, decoded in 64-bit mode, on these registers.
@@ -44,7 +43,8 @@ struct Guest {
     regs.flags = cpu->eflags();
     return flow;
   }
-  std::unique_ptr<Cpu> cpu;
+  Room room;
+  Cpu* const cpu = &room.cpu();
 };
 
 }  // namespace skerry::soft::testing_guest

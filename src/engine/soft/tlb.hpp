@@ -1,9 +1,13 @@
-// Software TLBs: linear page -> host memory, one table per kind of access and privilege.
+// Software TLBs: linear page -> host memory, shared by the interpreter and by translated code.
 //
-// An entry exists only for pages that need no further look: RAM, permission granted, accessed (and,
-// for writes, dirty) bits set, dirty-log bit set, no decoded code in the page (writes), no data
-// breakpoint in it. So presence is permission and the fast path is one subtraction and one
-// comparison, which also catches accesses that leave the page. Everything else goes to mmu.cpp.
+// An entry grants what needs no further look: RAM, permission granted, accessed (and, for writes,
+// dirty) bits set, dirty-log bit set, no decoded code in the page (writes), no data breakpoint in
+// it. So presence is permission and the fast path is one subtraction and one comparison, which also
+// catches accesses that leave the page. Everything else goes to mmu.cpp.
+//
+// There is one *instance* per address space (PCID) and privilege, so that changing either flushes
+// nothing. Each instance lies in memory directly behind a view of the same Cpu (room.hpp): translated
+// code reaches registers and TLB from one base register, and changing the instance is changing it.
 //
 // Invalidation: by page (INVLPG), all but global pages (CR3), all. Large guest pages are held as 4
 // KiB entries; two small sets remember which large regions were ever filled. Owned by one vCPU
@@ -16,58 +20,11 @@
 
 namespace skerry::soft {
 
+/// Translated code knows the offsets.
 struct TlbEntry {
-  u64 page;  ///< linear address of the page; of an impossible index if empty
-  u64 bias;  ///< host address - linear address
-};
-
-struct Tlb {
-  static constexpr u32 kEntries = 1024;
-  static u32 index(u64 linear) { return (linear >> 12) & (kEntries - 1); }
-
-  Tlb() { clear(); }
-  void clear() {
-    for (u32 i = 0; i < kEntries; ++i) entry[i] = {empty(i), 0};
-    used = 0;
-  }
-  void drop(u32 i) { entry[i].page = empty(i); }
-  /// The page of an address whose index differs by half the table is never within a page of it.
-  static u64 empty(u32 i) { return u64{i ^ (kEntries / 2)} << 12; }
-
-  void fill(u64 linear, u64 host_page, bool is_global) {
-    u32 i = index(linear);
-    u64 page = linear & ~u64{0xfff};
-    entry[i] = {page, host_page - page};
-    global[i] = is_global;
-    if (is_global || used > kEntries) return;
-    if (used < kEntries) filled[used] = static_cast<u16>(i);
-    ++used;
-  }
-  void flush_nonglobal() {
-    if (used > kEntries) {
-      for (u32 i = 0; i < kEntries; ++i)
-        if (!global[i]) drop(i);
-    } else {
-      for (u32 k = 0; k < used; ++k)
-        if (!global[filled[k]]) drop(filled[k]);
-    }
-    used = 0;
-  }
-  void flush_page(u64 linear) {
-    u32 i = index(linear);
-    if (entry[i].page == (linear & ~u64{0xfff})) drop(i);
-  }
-  void flush_host_page(u64 host_page) {
-    for (u32 i = 0; i < kEntries; ++i)
-      if (entry[i].page + entry[i].bias == host_page && entry[i].bias != 0) drop(i);
-  }
-
-  std::array<TlbEntry, kEntries> entry;
-  std::array<bool, kEntries> global{};
-  /// Indices filled since the last flush, so that a flush costs what was used; used > kEntries:
-  /// all.
-  std::array<u16, kEntries> filled{};
-  u32 used = 0;
+  u64 read, write;  ///< linear address of the page if it may be; else of an impossible index
+  u64 host;         ///< host address of the page
+  u64 bias;         ///< host - page
 };
 
 /// Where instruction bytes come from: linear page -> guest-physical page.
@@ -90,35 +47,106 @@ struct FetchTlb {
   std::array<Entry, kEntries> entry;
 };
 
+/// A set of pages or regions; false positives only cost time.
+template <unsigned kBits>
+struct RegionFilter {
+  std::array<u64, (1u << kBits) / 64> words{};
+  static u32 hash(u64 region) {
+    return static_cast<u32>((region * 0x9e3779b97f4a7c15) >> (64 - kBits));
+  }
+  void add(u64 region) { words[hash(region) / 64] |= u64{1} << (hash(region) % 64); }
+  bool maybe(u64 region) const { return (words[hash(region) / 64] >> (hash(region) % 64)) & 1; }
+};
+
+/// Translations of one address space under one privilege.
+struct Instance {
+  static constexpr u32 kEntries = 1024;
+  static constexpr u32 kJumps = 8192;
+
+  std::array<TlbEntry, kEntries> entry;
+  /// Where translated code goes on for a linear address (code_cache.hpp), by its low bits.
+  std::array<u64, kJumps> jump;
+
+  bool ready = false;  ///< false: never used, contents meaningless
+  bool jumps_used = false;
+  u8 id = 0;
+  u32 mode = ~u32{0};    ///< of the blocks in `jump`
+  u64 jump_default = 0;  ///< what an empty `jump` holds
+  FetchTlb fetch;
+  std::array<bool, kEntries> global;
+  /// Indices filled since the last flush, so that a flush costs what was used; used > kEntries:
+  /// all.
+  std::array<u16, kEntries> filled;
+  u32 used = 0;
+  RegionFilter<12> jump_pages;  ///< pages that `jump` leads to
+
+  static u32 index(u64 linear) { return (linear >> 12) & (kEntries - 1); }
+  /// The page of an address whose index differs by half the table is never within a page of it.
+  static u64 empty(u32 i) { return u64{i ^ (kEntries / 2)} << 12; }
+
+  void clear();
+  void clear_jumps();
+  void drop(u32 i) { entry[i].read = entry[i].write = empty(i); }
+  void fill(u64 linear, u64 host_page, bool is_global, bool writable) {
+    const u32 i = index(linear);
+    const u64 page = linear & ~u64{0xfff};
+    TlbEntry& e = entry[i];
+    const bool same = e.read == page && e.host == host_page;
+    e = {page, writable || (same && e.write == page) ? page : empty(i), host_page,
+         host_page - page};
+    if (same) return;
+    global[i] = is_global;
+    if (is_global || used > kEntries) return;
+    if (used < kEntries) filled[used] = static_cast<u16>(i);
+    ++used;
+  }
+  void flush_nonglobal();
+  /// One page's translations; `globals_only` for address spaces that are not the current one.
+  void flush_page(u64 linear, bool globals_only);
+  void flush_region(u64 linear, unsigned shift);
+  void flush_writes() {
+    for (u32 i = 0; i < kEntries; ++i) entry[i].write = empty(i);
+  }
+  void flush_host_writes(u64 host_page) {
+    for (u32 i = 0; i < kEntries; ++i)
+      if (entry[i].host == host_page) entry[i].write = empty(i);
+  }
+};
+
 struct Tlbs {
-  struct Context {
-    Tlb read, write;
-    FetchTlb fetch;
-    u8 id = 0;
-  };
-  Tlbs() { supervisor.id = 1, supervisor_ac.id = 2; }
-  /// User; supervisor with SMAP in force; supervisor allowed to touch user pages (no SMAP, or AC =
-  /// 1).
-  Context user, supervisor, supervisor_ac;
-  Tlb none;  ///< always empty: while alignment is checked every access takes the slow path
+  /// What privilege sees: user; supervisor with SMAP in force; supervisor allowed to touch user
+  /// pages (no SMAP, or AC = 1).
+  enum Kind : u8 { user, supervisor, supervisor_ac, kKinds };
+  static constexpr u32 kSpaces = 6;  ///< Linux uses six PCIDs per CPU
+  /// The last is always empty: while alignment is checked every access takes the slow path.
+  static constexpr u32 kInstances = kSpaces * kKinds + 1, kNone = kInstances - 1;
 
-  // What CPL, CR4.SMAP and EFLAGS.AC select (Cpu::select_tlb).
-  Tlb* read = &supervisor_ac.read;
-  Tlb* write = &supervisor_ac.write;
-  Context* context = &supervisor_ac;
+  std::array<Instance*, kInstances> instance{};
+  u32 space = 0;  ///< the current one
+  std::array<u32, kSpaces> pcid{};
+  std::array<u64, kSpaces> last_use{};
+  u64 uses = 0;
 
-  /// Changes with every flush; with the context it says under which translations code was found.
+  /// What CPL, CR4.SMAP and EFLAGS.AC select (Cpu::select_tlb); `current` is the empty one while
+  /// alignment is checked, `context` is not.
+  Instance *current = nullptr, *context = nullptr;
+
+  Instance& select(u32 n) {
+    Instance& i = *instance[n];
+    if (!i.ready) [[unlikely]]
+      prepare(n);
+    return i;
+  }
+  void prepare(u32 n);
+  Instance& of(Kind kind) { return select(space * kKinds + kind); }
+
+  /// Changes with every flush; with the instance it says under which translations code was found.
   u64 fetch_epoch = 0;
-  u64 fetch_key() const { return fetch_epoch * 4 + context->id; }
+  u64 fetch_key() const { return fetch_epoch * 32 + context->id; }
+  u64 jump_default = 0;  ///< for instances to come
 
-  /// Which regions were mapped by large pages since flush_all; false positives only cost time.
-  struct RegionSet {
-    std::array<u64, 64> words{};
-    static u32 hash(u64 region) { return static_cast<u32>((region * 0x9e3779b97f4a7c15) >> 52); }
-    void add(u64 region) { words[hash(region) / 64] |= u64{1} << (hash(region) % 64); }
-    bool maybe(u64 region) const { return (words[hash(region) / 64] >> (hash(region) % 64)) & 1; }
-  };
-  RegionSet large_2m, large_1g;
+  /// Which regions were mapped by large pages since flush_all.
+  RegionFilter<12> large_2m, large_1g;
   void note_large(u64 linear, unsigned shift) {
     if (shift >= 30)
       large_1g.add(linear >> 30);
@@ -128,13 +156,26 @@ struct Tlbs {
   }
   template <class F>
   void each(F f) {
-    for (Context* c : {&user, &supervisor, &supervisor_ac}) f(*c);
+    for (Instance* i : instance)
+      if (i && i->ready) f(*i);
   }
   void flush_all();
-  void flush_nonglobal();
+  /// Of the current address space.
+  void flush_nonglobal() { flush_space(space); }
+  void flush_space(u32 which);
+  void flush_every_space();  ///< global pages stay
   void flush_page(u64 linear);
   void flush_writes();                    ///< dirty log taken
   void flush_host_writes(u64 host_page);  ///< the page holds code now
+  void flush_jumps();                     ///< blocks went away
+
+  /// MOV to CR3 with CR4.PCIDE: makes `id` the current address space, keeping what it has unless
+  /// `flush`. The caller selects anew.
+  void switch_space(u32 id, bool flush);
+  /// Forgets everything; the current address space is that of `id`.
+  void reset(u32 id);
+  /// The address space of a PCID; kSpaces if it has none.
+  u32 space_of(u32 id) const;
 };
 
 }  // namespace skerry::soft

@@ -6,7 +6,8 @@
 namespace skerry::soft {
 namespace {
 
-constexpr u64 kPe = 1, kPg = u64{1} << 31, kPae = 1 << 5, kLme = 1 << 8, kLma = 1 << 10;
+constexpr u64 kPe = 1, kPg = u64{1} << 31, kPae = 1 << 5, kLme = 1 << 8, kLma = 1 << 10,
+              kPcide = 1 << 17;
 
 // States that no processor can be in. Everything else, however odd, only confuses the guest.
 Result<> check(const machine::CpuState& s) {
@@ -24,8 +25,7 @@ Result<> check(const machine::CpuState& s) {
 
 SoftVcpu::SoftVcpu(std::shared_ptr<Shared> shared, unsigned index, machine::LocalApic* lapic)
     : shared_(std::move(shared)),
-      room_(sizeof(Cpu)),
-      cpu_(new (room_.get()) Cpu),
+      cpu_(&room_.cpu()),
       core_(*cpu_, *shared_, index, lapic) {
   if (lapic) lapic->set_tsc([this] { return core_.guest_tsc(); }, shared_->setup.tsc_hz);
   (void)load(machine::CpuState{});
@@ -55,7 +55,7 @@ Result<> SoftVcpu::load(const machine::CpuState& state) {
   cpu.cpl = (state.cr0 & kPe) ? ((cpu.rflags & VM) ? u8{3} : state.seg[machine::ss].dpl()) : u8{0};
   vector_state_loaded(cpu.s);
   core_.tsc_offset = state.tsc - core_.ticks();
-  cpu.tlb.flush_all();
+  cpu.tlb.reset(state.cr4 & kPcide ? state.cr3 & 0xfff : 0);
   core_.pdptr = {};
   if ((state.cr0 & kPg) && (state.cr4 & kPae) && !(state.efer & kLma) &&
       !core_.load_pdptrs(state.cr3))

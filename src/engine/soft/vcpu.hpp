@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine/soft/core.hpp"
+#include "engine/soft/room.hpp"
 
 namespace skerry::soft {
 
@@ -31,11 +32,8 @@ class SoftVcpu final : public machine::Vcpu {
 
  private:
   std::shared_ptr<Shared> shared_;
-  HugePages room_;  ///< where cpu_ lives
-  struct Destroy {
-    void operator()(Cpu* cpu) const { cpu->~Cpu(); }
-  };
-  std::unique_ptr<Cpu, Destroy> cpu_;
+  Room room_;
+  Cpu* const cpu_;
   Cpu::Core core_;
 };
 

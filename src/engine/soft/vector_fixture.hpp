@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "engine/soft/room.hpp"
 #include "engine/soft/core.hpp"
 #include "engine/soft/thunk.hpp"
 #include "engine/soft/vector_state.hpp"
@@ -93,8 +94,8 @@ class VectorTest : public ::testing::Test {
   Shared shared_;
 
  protected:
-  std::unique_ptr<Cpu> owner_ = std::make_unique<Cpu>();
-  Cpu& cpu = *owner_;
+  Room room_;
+  Cpu& cpu = room_.cpu();
 
  private:
   std::unique_ptr<Cpu::Core> core_;

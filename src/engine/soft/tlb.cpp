@@ -1,0 +1,128 @@
+#include "engine/soft/tlb.hpp"
+
+#include <algorithm>
+#include <new>
+
+namespace skerry::soft {
+
+void Instance::clear() {
+  for (u32 i = 0; i < kEntries; ++i) entry[i] = {empty(i), empty(i), 0, 0};
+  used = 0;
+  fetch.clear();
+  clear_jumps();
+}
+
+void Instance::clear_jumps() {
+  if (!jumps_used) return;
+  jump.fill(jump_default);
+  jump_pages = {};
+  jumps_used = false;
+}
+
+void Instance::flush_nonglobal() {
+  if (used > kEntries) {
+    for (u32 i = 0; i < kEntries; ++i)
+      if (!global[i]) drop(i);
+  } else {
+    for (u32 k = 0; k < used; ++k)
+      if (!global[filled[k]]) drop(filled[k]);
+  }
+  used = 0;
+  fetch.flush_nonglobal();
+  clear_jumps();
+}
+
+void Instance::flush_page(u64 linear, bool globals_only) {
+  const u32 i = index(linear);
+  const u64 page = linear & ~u64{0xfff};
+  if ((entry[i].read == page || entry[i].write == page) && (global[i] || !globals_only)) drop(i);
+  FetchTlb::Entry& e = fetch.entry[FetchTlb::index(linear)];
+  if (e.page == page && (e.global || !globals_only)) e.page = 1;
+  if (jumps_used && jump_pages.maybe(page >> 12)) clear_jumps();
+}
+
+void Instance::flush_region(u64 linear, unsigned shift) {
+  for (u32 i = 0; i < kEntries; ++i)
+    if (entry[i].read >> shift == linear >> shift) drop(i);
+  for (FetchTlb::Entry& e : fetch.entry)
+    if (e.page >> shift == linear >> shift) e.page = 1;
+  clear_jumps();
+}
+
+void Tlbs::prepare(u32 n) {
+  Instance& i = *instance[n];
+  i.id = static_cast<u8>(n);
+  i.jump_default = jump_default;
+  i.jumps_used = jump_default != 0;
+  new (&i.fetch) FetchTlb;
+  i.clear();
+  i.ready = true;
+}
+
+void Tlbs::flush_all() {
+  ++fetch_epoch;
+  each([](Instance& i) { i.clear(); });
+  large_2m = large_1g = {};
+}
+
+void Tlbs::flush_space(u32 which) {
+  ++fetch_epoch;
+  for (u32 k = 0; k < kKinds; ++k) {
+    Instance* i = instance[which * kKinds + k];
+    if (i->ready) i->flush_nonglobal();
+  }
+}
+
+void Tlbs::flush_every_space() {
+  for (u32 s = 0; s < kSpaces; ++s) flush_space(s);
+}
+
+void Tlbs::flush_page(u64 linear) {
+  ++fetch_epoch;
+  if (large_1g.maybe(linear >> 30)) return flush_all();
+  // 4 MiB pages of 32-bit paging are two such regions.
+  for (u64 region : {linear >> 21, (linear >> 21) ^ 1})
+    if (large_2m.maybe(region)) each([&](Instance& i) { i.flush_region(region << 21, 21); });
+  const u32 first = space * kKinds;
+  each([&](Instance& i) { i.flush_page(linear, i.id < first || i.id >= first + kKinds); });
+}
+
+void Tlbs::flush_writes() {
+  each([](Instance& i) { i.flush_writes(); });
+}
+
+void Tlbs::flush_host_writes(u64 host_page) {
+  each([&](Instance& i) { i.flush_host_writes(host_page); });
+}
+
+void Tlbs::flush_jumps() {
+  each([](Instance& i) { i.clear_jumps(); });
+}
+
+void Tlbs::reset(u32 id) {
+  flush_all();
+  last_use = {};
+  last_use[0] = ++uses;
+  pcid[0] = id;
+  space = 0;
+}
+
+u32 Tlbs::space_of(u32 id) const {
+  for (u32 s = 0; s < kSpaces; ++s)
+    if (last_use[s] && pcid[s] == id) return s;
+  return kSpaces;
+}
+
+void Tlbs::switch_space(u32 id, bool flush) {
+  u32 s = space_of(id);
+  if (s == kSpaces) {
+    s = static_cast<u32>(std::min_element(last_use.begin(), last_use.end()) - last_use.begin());
+    pcid[s] = id;
+    flush = true;
+  }
+  last_use[s] = ++uses;
+  space = s;
+  if (flush) flush_space(s);
+}
+
+}  // namespace skerry::soft
