@@ -45,6 +45,8 @@ struct Block {
 
 class BlockCache {
  public:
+  static constexpr u32 kMaxOps = 128;  ///< per block
+
   explicit BlockCache(Cpu::Core& core);
   ~BlockCache();
 
@@ -71,7 +73,6 @@ class BlockCache {
 
  private:
   static constexpr u32 kBuckets = 1 << 16;
-  static constexpr u32 kMaxOps = 128;  ///< per block
   static constexpr u64 kLimit = 96 * MiB, kChunk = 2 * MiB;
 
   bool decode(Block& block, u64 linear);

@@ -176,7 +176,24 @@ struct Cpu::Core {
   void check_clock();
 
   u64 instructions = 0;
+  u64 deliveries = 0;  ///< exceptions and interrupts delivered, without INT n and its kin
   u32 pauses = 0;
+
+  // ---- deterministic execution (deterministic.hpp): run() stops at a place of the program instead
+  // of at a time
+  static constexpr u64 kNoStop = ~u64{0};
+  u64 stop_at = kNoStop;      ///< run() returns Interrupted when position() is this or more
+  bool single_block = false;  ///< and after each block
+  bool deterministic() const { return stop_at != kNoStop; }
+  /// Where the vCPU is in its execution: grows with every instruction that ends (a repeated string
+  /// instruction with its last element) and every exception or interrupt that is delivered.
+  u64 position() const { return instructions + deliveries; }
+  /// Whether run(), which began at `start`, is to return now.
+  bool at_stop(u64 start) const {
+    return !mid_instruction && (position() >= stop_at || (single_block && position() != start));
+  }
+  /// run_blocks(), but not beyond stop_at.
+  void run_to_stop(Block* block);
 };
 
 }  // namespace skerry::soft

@@ -55,6 +55,7 @@ bool Cpu::Core::deliver_fault() {
 bool Cpu::Core::deliver(u8 vector, Kind kind, bool has_error, u32 error, u64 return_rip) {
   bool outer = delivering;
   delivering = true;
+  if (!software(kind) && kind != Kind::int1) ++deliveries;
   cpu.s.interrupt_shadow = 0;
   bool done = false;
   // Benign faults while delivering benign ones need not end (an #AC handler at CPL 3 on a

@@ -31,7 +31,7 @@ void Cpu::Core::deliver_traps() {
 
 void Cpu::Core::poll_timer() {
   budget = kTimerBudget;
-  if (!lapic) return;
+  if (!lapic || deterministic()) return;
   auto deadline = lapic->timer_deadline();
   if (deadline && shared.setup.clock && shared.setup.clock->now() >= *deadline) lapic->run_timer();
 }
@@ -276,8 +276,10 @@ machine::Exit Cpu::Core::run() {
   if (budget == 0) budget = kTimerBudget;
   if (lapic && lapic->deliverable()) cpu.attention.fetch_or(kInterrupt, std::memory_order_relaxed);
 
+  const u64 start = position();
   for (;;) {
     if (shutdown) return machine::Shutdown{};
+    if (deterministic() && at_stop(start)) return machine::Interrupted{};
     if (cpu.attention.load(std::memory_order_relaxed)) {
       if (attend(out)) return out;
       if (shutdown) return machine::Shutdown{};
@@ -304,7 +306,10 @@ machine::Exit Cpu::Core::run() {
         cpu.attention.fetch_or(kCareful, std::memory_order_relaxed);
         continue;
       }
-      run_blocks(b);
+      if (deterministic())
+        run_to_stop(b);
+      else
+        run_blocks(b);
     }
     if (cpu.pending_exit) break;
     if (budget <= 1)

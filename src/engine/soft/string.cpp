@@ -5,6 +5,7 @@
 // when somebody wants the vCPU's attention and after a bounded number of elements.
 //
 // Forward MOVS and STOS work on host memory a page at a time where the TLBs allow.
+#include "engine/soft/core.hpp"
 #include "engine/soft/integer.hpp"
 
 namespace skerry::soft::integer {
@@ -192,6 +193,12 @@ Flow single(Cpu& cpu, const Op& op) {
   return String::template once<T, A>(cpu, op) ? Flow::next : cpu.failed();
 }
 
+/// The rest comes later: only then has the instruction been executed.
+Flow give_way(Cpu& cpu) {
+  --cpu.core->instructions;
+  return Flow::branch;
+}
+
 /// F3 and F2 mean the same unless the instruction compares.
 template <class String, class T, class A, bool kWhileEqual>
 Flow repeated(Cpu& cpu, const Op& op) {
@@ -203,7 +210,7 @@ Flow repeated(Cpu& cpu, const Op& op) {
       if (u64 n = bulk<T, A>(String{}, cpu, op, left)) {
         left -= n;
         set_reg<A>(cpu, rcx, static_cast<A>(left));
-        if (left != 0 && --pages == 0) return Flow::branch;
+        if (left != 0 && --pages == 0) return give_way(cpu);
         continue;
       }
     }
@@ -212,7 +219,7 @@ Flow repeated(Cpu& cpu, const Op& op) {
     cpu.element_done();
     if constexpr (String::kCompares)
       if (zf(cpu.flags) != kWhileEqual) return Flow::next;
-    if (left != 0 && (--budget == 0 || cpu.interrupted())) return Flow::branch;
+    if (left != 0 && (--budget == 0 || cpu.interrupted())) return give_way(cpu);
   }
   return Flow::next;
 }
