@@ -2,11 +2,11 @@
 """Boots the guests of tests/guests.toml with `skerry run` and checks what they say.
 
   run_guest.py --list [--engine E]                       names of the rows
-  run_guest.py --skerry BIN --engine soft NAME...        run rows here
+  run_guest.py --skerry BIN --engine soft NAME...        run rows here (or soft,interpreter)
   run_guest.py --skerry BIN --engine kvm --lab NAME...   run rows in the KVM lab (tests/guests/lab)
   run_guest.py --probe                                   is everything here? 0, or 77 and the reason
 
-Without a NAME all rows of the engine run. Exit status: 0 all well, 1 a row failed, 77 something that the
+Without a NAME all rows of the engine run; by name, soft,interpreter runs all that soft does. Exit status: 0 all well, 1 a row failed, 77 something that the
 rows need is not here. --verbose shows the guest's output as it comes. $SKERRY_TEST_SCALE (a number)
 stretches the time limits for slow builds and hosts.
 """
@@ -30,13 +30,14 @@ CRASHED = 81  # schema/exit_status.hpp
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def rows(engine=None):
+def rows(engine=None, by_name=False):
     document = tomllib.loads((HERE / "guests.toml").read_text())
     result = {}
     for name, row in document["guest"].items():
         if isinstance(row.get("checks"), str):
             row["checks"] = document["sets"][row["checks"]]
-        if engine is None or engine == "auto" or engine in row.get("engines", ["soft", "kvm"]):
+        engines = row.get("engines", ["soft", "kvm"])
+        if engine is None or engine == "auto" or engine in engines or by_name and engine.split(",")[0] in engines:
             result[name] = row
     return result
 
@@ -172,7 +173,7 @@ def run_row(name, row, args):
 
 def in_lab(args, names):
     """The same command again inside the lab, without --lab."""
-    chosen = rows(args.engine)
+    chosen = rows(args.engine, True)
     limit = 120 + sum(chosen[name]["timeout"] for name in names)
     again = ["python3", str(HERE / "run_guest.py"), "--skerry", str(pathlib.Path(args.skerry).resolve()),
              "--engine", args.engine] + (["--verbose"] if args.verbose else []) + names
@@ -182,12 +183,12 @@ def in_lab(args, names):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--engine", choices=["soft", "kvm", "auto"])
+    parser.add_argument("--engine", choices=["soft", "soft,interpreter", "soft,jit", "kvm", "auto"])
     parser.add_argument("--skerry")
     for flag in ("list", "probe", "lab", "verbose", "timing"):
         parser.add_argument("--" + flag, action="store_true")
     args = parser.parse_args()
-    chosen = rows(args.engine)
+    chosen = rows(args.engine, bool(args.names))
     if args.list:
         print("\n".join(chosen))
         return 0

@@ -12,6 +12,7 @@ import time
 
 GUESTS = pathlib.Path(os.environ.get("SKERRY_GUESTS")
                       or pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "skerry/guests")
+ENGINE = os.environ.get("SKERRY_TEST_ENGINE", "soft")
 LIMIT = 120 * float(os.environ.get("SKERRY_TEST_SCALE", "1"))
 
 
@@ -22,7 +23,7 @@ def main():
         return 77
     child, terminal = pty.fork()
     if child == 0:
-        os.execv(sys.argv[1], ["skerry", "run", "--engine", "soft", "--kernel", str(guest / "vmlinuz"), "--initrd",
+        os.execv(sys.argv[1], ["skerry", "run", "--engine", ENGINE, "--kernel", str(guest / "vmlinuz"), "--initrd",
                                str(guest / "initrd"), "--append", "console=ttyS0 quiet"])
     seen = b""
 

@@ -110,7 +110,8 @@ TEST(Run, MistakesNameTheOptionAndTheRemedy) {
   EXPECT_EQ(error_of({"run", "--kernel", "k", "--memory", "1M"}),
             "--memory: 1M is too little\n  give from 2M to 1T");
   EXPECT_EQ(error_of({"run", "--kernel", "k", "--engine", "kmv"}),
-            "--engine: unknown engine 'kmv'; did you mean 'kvm'?\n  known: auto, kvm, soft");
+            "--engine: unknown engine 'kmv'; did you mean 'kvm'?\n"
+            "  known: auto, kvm, soft, 'soft,interpreter', 'soft,jit'");
   EXPECT_EQ(error_of({"run", "--kernel", "k", "--disk", "a.img"}),
             "--disk: unknown key 'a.img'\n  write path=a.img; keys: path, format, readonly");
   EXPECT_EQ(error_of({"run"}),

@@ -26,6 +26,13 @@ struct DebugRequest {
   bool any() const { return single_step || !breakpoints.empty() || !watches.empty(); }
 };
 
+/// Something that a vCPU counts, for `skerry run --stats`. The name is lower-case English and lives
+/// for ever: "instructions".
+struct Counter {
+  std::string_view name;
+  u64 value;
+};
+
 /// Runs one CpuState. run(), answer(), load(), save(), translate() and set_debug() belong to the
 /// vCPU's thread (or to any one thread while that one does not run); kick() and wake hooks to any.
 class Vcpu {
@@ -63,6 +70,9 @@ class Vcpu {
 
   /// Guest instructions executed so far, or 0 if the engine does not count.
   virtual u64 instructions() const { return 0; }
+  /// What the engine has counted since the vCPU was made; every vCPU of an engine gives the same
+  /// names in the same order. Only while the vCPU does not run.
+  virtual std::vector<Counter> counters() const { return {}; }
 };
 
 struct EngineSetup {
@@ -72,6 +82,7 @@ struct EngineSetup {
   unsigned cpus = 1;
   u64 tsc_hz = 0;                  ///< of the guest; the host's
   ExtIntSource* extint = nullptr;  ///< the 8259 pair
+  bool interpreter = false;        ///< the software engine: interpret, do not translate
 };
 
 /// One engine per machine. Errors of creation say what the host lacks and how to mend it.

@@ -101,6 +101,18 @@ Result<> VcpuThread::save(CpuState& state) {
   return {};
 }
 
+std::vector<Counter> VcpuThread::counters() const {
+  std::vector<Counter> all = vcpu_->counters();
+  auto add = [&](std::string_view name, const Exit& kind) {
+    all.push_back({name, exits_[kind.index()]});
+  };
+  add("port accesses", PortIo{});
+  add("memory-mapped accesses", Mmio{});
+  add("halts", Halt{});
+  add("interruptions by the machine", Interrupted{});
+  return all;
+}
+
 // ---- VcpuPort: any thread
 
 void VcpuThread::post(u32 events) {
@@ -237,6 +249,7 @@ void VcpuThread::access(const Mmio& mmio) {
 }
 
 void VcpuThread::dispatch(Exit exit) {
+  ++exits_[exit.index()];
   if (auto* port = std::get_if<PortIo>(&exit)) {
     if (port->write) {
       host_.ports->write(port->port, port->size, port->value);

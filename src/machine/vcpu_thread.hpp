@@ -50,6 +50,8 @@ class VcpuThread final : public VcpuPort {
   /// Loads everything, the RunState included.
   Result<> load(const CpuState& state);
   Result<> save(CpuState& state);
+  /// The vCPU's and what it asked of the machine.
+  std::vector<Counter> counters() const;
 
   void notify_interrupt() override;
   void nmi() override;
@@ -77,7 +79,8 @@ class VcpuThread final : public VcpuPort {
   std::atomic<u8> sipi_vector_{0};
   RunState run_ =
       RunState::running;  ///< engines without LAPIC; the vCPU's thread, or anybody while parked
-  bool interruptible_ = true;  ///< IF when it halted
+  bool interruptible_ = true;                           ///< IF when it halted
+  std::array<u64, std::variant_size_v<Exit>> exits_{};  ///< by kind; the vCPU's thread
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;

@@ -12,9 +12,10 @@
 
 namespace skerry::schema {
 
-enum class EngineChoice : u8 { auto_, kvm, soft };
-constexpr std::array<std::string_view, 3> enum_names(EngineChoice) {
-  return {"auto", "kvm", "soft"};
+/// `soft` is `soft,jit`; the interpreter is there to debug and to compare with.
+enum class EngineChoice : u8 { auto_, kvm, soft, soft_interpreter, soft_jit };
+constexpr std::array<std::string_view, 5> enum_names(EngineChoice) {
+  return {"auto", "kvm", "soft", "soft,interpreter", "soft,jit"};
 }
 
 enum class DiskFormat : u8 { raw };
@@ -87,6 +88,7 @@ struct MachineSpec {
   bool debug_exit = false;
   std::string gdb;  ///< "" none; see parse_gdb
   bool no_reboot = false;
+  bool stats = false;
   std::string trace;  ///< for set_trace()
 
   static void describe(auto& s, auto& v) {
@@ -101,9 +103,10 @@ struct MachineSpec {
             s.modules);
     v.field({.name = "memory", .doc = "guest memory", .min = 2 * MiB, .max = 1024 * GiB}, s.memory);
     v.field({.name = "cpus", .doc = "virtual CPUs", .min = 1, .max = 255}, s.cpus);
-    v.field(
-        {.name = "engine", .doc = "what runs the guest; auto takes kvm where it runs any kernel"},
-        s.engine);
+    v.field({.name = "engine",
+             .doc = "what runs the guest; auto takes kvm where it runs any kernel",
+             .value = "auto|kvm|soft[,interpreter]"},
+            s.engine);
     v.field({.name = "cpu",
              .doc = "CPU model: x86-64-v1|v2|v3|v4 or host, then features as ,+aes,-avx",
              .value = "MODEL"},
@@ -126,6 +129,8 @@ struct MachineSpec {
             s.gdb);
     v.field({.name = "no_reboot", .doc = "end with status 80 when the guest asks for a reset"},
             s.no_reboot);
+    v.field({.name = "stats", .doc = "print what the engine has counted, on stderr at the end"},
+            s.stats);
     v.field(
         {.name = "trace", .doc = "categories to trace on stderr (below)", .value = "CATEGORIES"},
         s.trace);

@@ -21,7 +21,7 @@ MachineSpec full() {
   s.disks = {{"a", DiskFormat::raw, true}, {"b", DiskFormat::raw, false}};
   s.serials = {{SerialKind::file, "out"}, {SerialKind::none, ""}};
   s.consoles = {{SerialKind::unix_, "sock"}};
-  s.debug_exit = s.no_reboot = true;
+  s.debug_exit = s.no_reboot = s.stats = true;
   s.gdb = "tcp:127.0.0.1:1234";
   s.trace = "cpu,irq";
   return s;

@@ -106,7 +106,13 @@ Error unknown_word(std::string_view kind, std::string_view word,
   if (auto meant = nearest(word, choices); !meant.empty()) {
     error.what += fmt::format("; did you mean '{}'?", meant);
   }
-  error.hint = fmt::format("known: {}", join(choices));
+  // A word with a comma in it would look like two.
+  std::string known;
+  for (auto choice : choices) {
+    std::string_view quote = choice.find(',') != choice.npos ? "'" : "";
+    known += fmt::format("{}{}{}{}", known.empty() ? "" : ", ", quote, choice, quote);
+  }
+  error.hint = "known: " + known;
   return error;
 }
 

@@ -74,7 +74,7 @@ TEST(Values, MessagesNameTheFieldAndWhatIsAllowed) {
   auto word = value_from_text({.name = "engine", .doc = ""}, "kmv", engine);
   ASSERT_FALSE(word);
   EXPECT_EQ(word.error().what, "unknown engine 'kmv'; did you mean 'kvm'?");
-  EXPECT_EQ(word.error().hint, "known: auto, kvm, soft");
+  EXPECT_EQ(word.error().hint, "known: auto, kvm, soft, 'soft,interpreter', 'soft,jit'");
 
   std::string text;
   EXPECT_FALSE(value_from_text({.name = "path", .doc = ""}, std::string_view("a\0b", 3), text));
@@ -116,7 +116,7 @@ TEST(Help, SaysEveryFieldWithItsDefault) {
     return FieldHelp{};
   };
   EXPECT_EQ(find("memory").preset, "512M");
-  EXPECT_EQ(find("engine").value, "auto|kvm|soft");
+  EXPECT_EQ(find("engine").value, "auto|kvm|soft[,interpreter]");
   EXPECT_EQ(find("engine").preset, "auto");
   EXPECT_EQ(find("no_reboot").option, "no-reboot");
   EXPECT_TRUE(find("no_reboot").flag);

@@ -13,6 +13,7 @@
 #include "vmm/crash_report.hpp"
 #include "vmm/engine_choice.hpp"
 #include "vmm/gdb_server.hpp"
+#include "vmm/stats.hpp"
 #include "vmm/terminal.hpp"
 
 namespace skerry::vmm {
@@ -177,6 +178,10 @@ int Session::run() {
     if (auto status = handle(*outcome)) {
       machine.pause();
       if (gdb_) gdb_->guest_ended(*status);
+      if (spec_.stats) {
+        restore_terminal();
+        std::fputs(stats_text(read_stats(machine)).c_str(), stderr);
+      }
       return *status;
     }
   }

@@ -39,7 +39,7 @@ def run(options, name, cpus):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--engine", default="soft")
+    parser.add_argument("--engine", default="soft", help="soft (default), soft,interpreter or kvm")
     parser.add_argument("--skerry", required=True)
     parser.add_argument("--images", required=True)
     parser.add_argument("--timeout", type=int, default=120)
@@ -47,7 +47,7 @@ def main():
     parser.add_argument("names", nargs="*", help="all of the engine's if none")
     options = parser.parse_args()
     chosen = [(name, cpus) for name, cpus, engines in rows()
-              if options.engine in engines and (not options.names or name in options.names)]
+              if options.engine.split(",")[0] in engines and (not options.names or name in options.names)]
     if not chosen:
         sys.exit("no such test for this engine: see list.txt")
     return 0 if all([run(options, name, cpus) for name, cpus in chosen]) else 1

@@ -11,6 +11,7 @@ import tempfile
 import time
 
 SKIP = 77
+ENGINE = os.environ.get("SKERRY_TEST_ENGINE", "soft")
 SCALE = float(os.environ.get("SKERRY_TEST_SCALE", "1"))
 LIMIT = 120 * SCALE  # seconds for one command: a busy host, a sanitizer build
 
@@ -75,7 +76,7 @@ class Machine(Pipe):
         where = "unix:" + self.address
         if tcp:
             self.address, where = f"127.0.0.1:{tcp}", f"tcp:127.0.0.1:{tcp}"
-        super().__init__([skerry, "run", "--engine", "soft", "--gdb", where, *options])
+        super().__init__([skerry, "run", "--engine", ENGINE, "--gdb", where, *options])
         self.wait_for("waiting for gdb")
 
 

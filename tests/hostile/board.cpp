@@ -6,6 +6,7 @@
 #include "board/board.hpp"
 #include "engine/soft/engine.hpp"
 #include "tests/hostile/guests.hpp"
+#include "tests/test_engine.hpp"
 
 namespace skerry::hostile {
 namespace {
@@ -27,6 +28,7 @@ struct Hostile : testing::Test {
     spec.serials = {{schema::SerialKind::none, ""}};
     spec.consoles = {{schema::SerialKind::none, ""}};
     spec.debug_exit = true;
+    spec.engine = test_engine();
     auto sinks = [](size_t) { return board::LineSink{[](std::span<const u8>) {}, [] {}}; };
     board = std::move(
         board::Board::build(spec, std::move(soft::create_engine().value()), sinks).value());

@@ -11,6 +11,7 @@
 #include "base/clock.hpp"
 #include "base/fd.hpp"
 #include "tests/hostile/guests.hpp"
+#include "tests/test_engine.hpp"
 
 extern char** environ;
 
@@ -39,8 +40,9 @@ class Guest {
     EXPECT_EQ(::pipe2(err, O_CLOEXEC), 0);
     out_ = Fd(out[0]), err_ = Fd(err[0]);
     Fd out_write(out[1]), err_write(err[1]);
+    std::string engine(schema::name_of(test_engine()));
     std::vector<std::string> args{SKERRY_PROGRAM, "run",      "--kernel", image_,     "--engine",
-                                  "soft",         "--memory", "16M",      "--serial", serial};
+                                  engine,         "--memory", "16M",      "--serial", serial};
     std::vector<char*> argv;
     for (auto& a : args) argv.push_back(a.data());
     argv.push_back(nullptr);

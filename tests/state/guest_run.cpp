@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "engine/soft/engine.hpp"
+#include "tests/test_engine.hpp"
 
 namespace skerry::state_test {
 
@@ -15,8 +16,10 @@ size_t Transcript::count(std::string_view what) const {
   return n;
 }
 
-Result<std::unique_ptr<board::Board>> build(const schema::MachineSpec& spec,
+Result<std::unique_ptr<board::Board>> build(const schema::MachineSpec& wanted,
                                             Transcript& transcript) {
+  schema::MachineSpec spec = wanted;
+  spec.engine = test_engine();
   auto board = TRY(board::Board::build(spec, TRY(soft::create_engine()), [&](size_t) {
     return board::LineSink{[&](std::span<const u8> bytes) { transcript.append(bytes); }, [] {}};
   }));

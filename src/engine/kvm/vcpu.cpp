@@ -101,8 +101,10 @@ Exit KvmVcpu::run() {
     in_run_.store(false);
     io_open_ = false;
     clock_lag_ = clock_lag();
+    ++exits_;
     if (r < 0 && (error == EINTR || error == EAGAIN)) {
       run_->immediate_exit = 0;
+      ++interrupted_;
       return machine::Interrupted{};
     }
     if (r < 0) {
@@ -139,7 +141,7 @@ std::optional<Exit> KvmVcpu::exit_of_run() {
       return debug;
     }
     case KVM_EXIT_INTR: return machine::Interrupted{};
-    case KVM_EXIT_IRQ_WINDOW_OPEN: return std::nullopt;  // offer_extint() uses it
+    case KVM_EXIT_IRQ_WINDOW_OPEN: ++windows_; return std::nullopt;  // offer_extint() uses it
     case KVM_EXIT_FAIL_ENTRY:
       return fatal(fmt::format("the processor refuses to enter the guest, reason {:#x}",
                                run_->fail_entry.hardware_entry_failure_reason));
@@ -311,6 +313,12 @@ Result<> KvmVcpu::save_lapic(machine::LapicState& state) {
   block.entries[0].index = 0x6e0;
   if (::ioctl(fd_.get(), number::kGetMsrs, &block) == 1) state.tsc_deadline = block.entries[0].data;
   return {};
+}
+
+std::vector<machine::Counter> KvmVcpu::counters() const {
+  return {{"KVM exits", exits_},
+          {"KVM exits for a signal", interrupted_},
+          {"KVM exits for an interrupt window", windows_}};
 }
 
 // ---- debugging

@@ -30,6 +30,7 @@ class KvmVcpu final : public machine::Vcpu {
   void inject_nmi() override;
   Result<> set_debug(const machine::DebugRequest& request) override;
   std::optional<memory::Gpa> translate(u64 virtual_address) override;
+  std::vector<machine::Counter> counters() const override;
 
  private:
   KvmVcpu(Fd fd, unsigned index, const machine::EngineSetup& setup, const std::set<u32>& msrs)
@@ -52,7 +53,8 @@ class KvmVcpu final : public machine::Vcpu {
   size_t run_size_ = 0;
   bool io_open_ = false;  ///< an exit for I/O waits for its completion by the next KVM_RUN
   u32 port_element_ = 0;  ///< of a string port access: the one handed out last
-  u64 clock_lag_ = 0;     ///< after the last run; 0: has not run
+  u64 exits_ = 0, interrupted_ = 0, windows_ = 0;  ///< returns of KVM_RUN, and why
+  u64 clock_lag_ = 0;                              ///< after the last run; 0: has not run
   std::atomic<bool> in_run_{false};
   std::atomic<pthread_t> thread_{};
 };
