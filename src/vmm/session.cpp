@@ -166,6 +166,7 @@ std::optional<int> Session::handle(const Machine::Outcome& outcome) {
 
 int Session::run() {
   Machine& machine = board_->machine();
+  const Nanos began = machine.clock().now();
   if (gdb_) {
     log_info(fmt::format("waiting for gdb: target remote {}", gdb_->where()));
     gdb_->start();
@@ -180,7 +181,7 @@ int Session::run() {
       if (gdb_) gdb_->guest_ended(*status);
       if (spec_.stats) {
         restore_terminal();
-        std::fputs(stats_text(read_stats(machine)).c_str(), stderr);
+        std::fputs(stats_text(read_stats(machine, began)).c_str(), stderr);
       }
       return *status;
     }

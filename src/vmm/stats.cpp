@@ -30,10 +30,10 @@ std::string in_mib(u64 bytes) {
 
 }  // namespace
 
-Stats read_stats(machine::Machine& machine) {
+Stats read_stats(machine::Machine& machine, Nanos since) {
   Stats stats;
   stats.engine = machine.engine().name();
-  stats.guest_time = machine.clock().now();
+  stats.guest_time = machine.clock().now() - since;
   for (unsigned i = 0; i < machine.cpus(); ++i) stats.vcpus.push_back(machine.cpu(i).counters());
   if (auto status = read_file("/proc/self/status")) {
     stats.resident = status_line(*status, "VmRSS:");

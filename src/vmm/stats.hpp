@@ -16,7 +16,8 @@ struct Stats {
   u64 resident = 0, peak_resident = 0;               ///< bytes, of the whole process
   u64 guest_memory = 0;                              ///< bytes of RAM that the guest has touched
 };
-Stats read_stats(machine::Machine& machine);
+/// `since`: the machine's clock when it began to run.
+Stats read_stats(machine::Machine& machine, Nanos since);
 
 /// A table with a column for each vCPU (the total alone where there are many), then the memory.
 std::string stats_text(const Stats& stats);
