@@ -27,7 +27,8 @@ Flow too_long(Cpu& cpu, const Op&) {
   return cpu.raise(GP, 0);
 }
 /// What is left of a block that was overwritten while it ran.
-Flow leave(Cpu&, const Op&) {
+Flow leave(Cpu& cpu, const Op&) {
+  --cpu.core->instructions;  // it will be counted when it is executed
   return Flow::far_branch;
 }  // rip is already this instruction's
 

@@ -188,9 +188,12 @@ struct Cpu::Core {
   /// Where the vCPU is in its execution: grows with every instruction that ends (a repeated string
   /// instruction with its last element) and every exception or interrupt that is delivered.
   u64 position() const { return instructions + deliveries; }
+  /// A repeated string instruction gave way: nothing stops in its middle.
+  bool mid_repeat = false;
   /// Whether run(), which began at `start`, is to return now.
-  bool at_stop(u64 start) const {
-    return !mid_instruction && (position() >= stop_at || (single_block && position() != start));
+  bool at_stop(u64 start) {
+    if (mid_instruction || std::exchange(mid_repeat, false)) return false;
+    return position() >= stop_at || (single_block && position() != start);
   }
   /// run_blocks(), but not beyond stop_at.
   void run_to_stop(Block* block);

@@ -26,6 +26,8 @@ bool Cpu::Core::device_access(u64 at, u8 size, bool write, bool port, u64& value
         lapic->mmio_write(offset, static_cast<u32>(value));
         // EOI or a lower TPR may let through what was looked at before and held back.
         cpu.attention.fetch_or(kInterrupt, std::memory_order_relaxed);
+        // It is looked at after this instruction, whatever else its block has.
+        if (deterministic() && blocks.running) blocks.abandon(*blocks.running);
       }
     } else {
       value = (lapic->mmio_read(offset) >> shift) & byte_mask(size);

@@ -196,6 +196,7 @@ Flow single(Cpu& cpu, const Op& op) {
 /// The rest comes later: only then has the instruction been executed.
 Flow give_way(Cpu& cpu) {
   --cpu.core->instructions;
+  cpu.core->mid_repeat = true;
   return Flow::branch;
 }
 
