@@ -7,17 +7,9 @@ from . import report, workloads
 
 WIDTH, LEFT, RIGHT = 860, 150, 70
 BAR, GAP, GROUP_GAP, TOP = 15, 3, 16, 58
-COLOURS = {"skerry": ["#0b6e4f", "#7cb518", "#08a045"], "qemu": ["#8d99ae", "#d9822b", "#b5485d"]}
-
-
-def colours(figures):
-    result, used = {}, {"skerry": 0, "qemu": 0}
-    for rival in figures.emulators:
-        kind = figures.run["rivals"][rival]["kind"]
-        palette = COLOURS[kind]
-        result[rival] = palette[used[kind] % len(palette)]
-        used[kind] += 1
-    return result
+COLOURS = {"jit": "#0b6e4f", "interpreter": "#7cb518", "tcg": "#8d99ae", "tcg-max": "#d9822b",
+           "tcg-max-noerms": "#b5485d"}
+OTHER = "#08a0c5"
 
 
 def text(x, y, content, **attributes):
@@ -35,7 +27,7 @@ def draw(run):
     def x_of(value):
         return LEFT + (WIDTH - LEFT - RIGHT) * max(0.0, math.log10(value)) / decades
 
-    colour = colours(figures)
+    colour = {rival: COLOURS.get(rival, OTHER) for rival in figures.emulators}
     shapes, y = [], TOP
     for group, bars in means.items():
         middle = y + len(bars) * (BAR + GAP) / 2
@@ -70,5 +62,6 @@ def draw(run):
         "<title>Slowdown against native, by group of workloads</title>",
         f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
         text(LEFT, 24, "Slowdown against native execution", font_size="17", font_weight="bold"),
-        text(LEFT, 41, "geometric mean of each group's workloads, logarithmic scale; shorter is better", font_size="12"),
+        text(LEFT, 41, "geometric mean of each group's workloads, logarithmic scale; shorter is better",
+             font_size="12"),
         *grid, *shapes, *legend, "</svg>", ""])

@@ -105,52 +105,67 @@ def cell(value, width, unit="x", digits=None):
     return f"{value:.{digits}f}{unit}".rjust(width)
 
 
-def lay_out(header, rows):
+def lay_out(header, rows, markdown=False):
     """Columns; the first to the left."""
+    if markdown:
+        lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
+        return "\n".join("| " + " | ".join(c.strip() for c in line) + " |" for line in lines)
     table = [header, *rows]
     widths = [max(len(row[i].strip()) for row in table) for i in range(len(header))]
     return "\n".join("  ".join([row[0].ljust(widths[0]), *(c.strip().rjust(w) for c, w in zip(row[1:], widths[1:]))])
                      for row in table)
 
 
+def each_workload(f):
+    rows = []
+    for group in f.groups:
+        for key in f.keys(group):
+            native = f.ns("native", key)
+            row = [key, cell(native / 1e6 if native else None, 0, "", 1)]
+            for rival in f.emulators:
+                row.append("FAILED" if key in f.run["errors"].get(rival, {}) else
+                           "skipped" if key in f.run["skipped"].get(rival, {}) else cell(f.slowdown(rival, key), 0))
+            rows.append(row + [cell(f.against_tcg(s, key), 0, "") for s in f.skerries if f.tcgs])
+    return ["workload", "native ms", *f.emulators, *(f"{s}/TCG" for s in f.skerries if f.tcgs)], rows
+
+
+def each_group(f):
+    rows = []
+    for group in f.groups:
+        row = [f"{group} ({len(f.keys(group))})"]
+        for rival in f.emulators:
+            value, count = f.mean(rival, group)
+            row.append(cell(value, 0) + (f" of {count}" if 0 < count < len(f.keys(group)) else ""))
+        row += [cell(f.mean(s, group, f.against_tcg)[0], 0, "") for s in f.skerries if f.tcgs]
+        rows.append(row + [cell(workloads.GOALS.get(group), 0, digits=1)])
+    return ["group", *f.emulators, *(f"{s}/TCG" for s in f.skerries if f.tcgs), "goal"], rows
+
+
+def each_boot(f):
+    rows = [[r, cell(f.boot(r, "init"), 0, "", 2), cell(f.boot(r, "checks"), 0, "", 2),
+             cell(f.boot(r, "memory"), 0, "", 1), cell(f.boot(r, "memory_checks"), 0, "", 1)]
+            for r in f.emulators if r in f.run["boot"]]
+    return ["rival", "init s", "checks s", "MiB at init", "MiB after checks"], rows
+
+
 def text(run):
     f = Figures(run)
     parts = []
     if f.groups:
-        rows = []
-        for group in f.groups:
-            for key in f.keys(group):
-                native = f.ns("native", key)
-                row = [key, cell(native / 1e6 if native else None, 0, "", 1)]
-                for rival in f.emulators:
-                    row.append("FAILED" if key in run["errors"].get(rival, {}) else
-                               "skipped" if key in run["skipped"].get(rival, {}) else cell(f.slowdown(rival, key), 0))
-                rows.append(row + [cell(f.against_tcg(s, key), 0, "") for s in f.skerries if f.tcgs])
-        parts.append("Slowdown against native (median); last columns: time by the best TCG's\n" + lay_out(
-            ["workload", "native ms", *f.emulators, *(f"{s}/TCG" for s in f.skerries if f.tcgs)], rows))
-        parts.append("Geometric means, slowdown against native\n" + means(f, f.emulators, f.slowdown))
-        if f.tcgs and f.skerries:
-            parts.append("Geometric means, time by the best TCG's of each workload\n"
-                         + means(f, f.skerries, f.against_tcg, ""))
+        parts.append("Slowdown against native (medians); rival/TCG: time by that of the best TCG\n"
+                     + lay_out(*each_workload(f)))
+        parts.append("Geometric means\n" + lay_out(*each_group(f)))
     if run["boot"]:
-        rows = [[r, cell(f.boot(r, "init"), 0, "", 2), cell(f.boot(r, "checks"), 0, "", 2),
-                 cell(f.boot(r, "memory"), 0, "", 1), cell(f.boot(r, "memory_checks"), 0, "", 1)]
-                for r in f.emulators if r in run["boot"]]
         parts.append("Boot (medians): seconds to init and to the end of the checks; MiB beyond the guest's RAM then\n"
-                     + lay_out(["rival", "init s", "checks s", "MiB at init", "MiB after checks"], rows))
-    parts += findings(f)
-    return "\n\n".join(parts)
+                     + lay_out(*each_boot(f)))
+    return "\n\n".join(parts + findings(f))
 
 
-def means(f, rivals, ratio, unit="x"):
-    rows = []
-    for group in f.groups:
-        row = [f"{group} ({len(f.keys(group))})"]
-        for rival in rivals:
-            value, count = f.mean(rival, group, ratio)
-            row.append(cell(value, 0, unit) + (f" of {count}" if 0 < count < len(f.keys(group)) else ""))
-        rows.append(row)
-    return lay_out(["group", *rivals], rows)
+def markdown(run):
+    """The tables for docs/performance.md."""
+    f = Figures(run)
+    tables = [each_group, *([each_boot] if run["boot"] else []), each_workload]
+    return "\n\n".join(lay_out(*table(f), markdown=True) for table in tables) + "\n"
 
 
 def slower_than_tcg(f, rival):
@@ -175,7 +190,8 @@ def findings(f):
         parts.append(f"CLOCK of {rival} disagrees with the host's (guest's time by host's): "
                      + ", ".join(f"{k} {v}" for k, v in odd.items()))
     failed = [f"  {rival}: {key}: {why}" for rival, errors in f.run["errors"].items() for key, why in errors.items()]
-    failed += [f"  {rival}: boot: {b['error']}" for rival, boots in f.run["boot"].items() for b in boots if "error" in b]
+    failed += [f"  {rival}: boot: {b['error']}"
+               for rival, boots in f.run["boot"].items() for b in boots if "error" in b]
     if failed:
         parts.append(f"FAILED ({len(failed)}):\n" + "\n".join(failed))
     return parts
