@@ -12,6 +12,8 @@ import statistics
 from . import workloads
 
 CLOCK_TOLERANCE = 0.05
+# Around the tables in a document.
+BEGIN, END = "<!-- figures of bench/suite -->", "<!-- end of figures -->"
 
 
 def empty():
@@ -166,6 +168,15 @@ def markdown(run):
     f = Figures(run)
     tables = [each_group, *([each_boot] if run["boot"] else []), each_workload]
     return "\n\n".join(lay_out(*table(f), markdown=True) for table in tables) + "\n"
+
+
+def write_markdown(run, path):
+    """A document with the marks keeps what is around them."""
+    tables = markdown(run)
+    old = path.read_text() if path.exists() else ""
+    before, begin, rest = old.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    path.write_text(f"{before}{begin}\n\n{tables}\n{end}{after}" if end else tables)
 
 
 def slower_than_tcg(f, rival):

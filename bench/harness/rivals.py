@@ -37,12 +37,13 @@ class Rival:
     options: tuple = ()
     slow: bool = False  # runs fewer repetitions
     binary: str = ""
+    extra: tuple = ()  # more options, from --skerry-options
 
     def command(self, initrd, append, cpus, memory_mib, disk):
         """Boots a guest with its console on stdout."""
         kernel = str(root.GUESTS / root.KERNEL / "vmlinuz")
         if self.kind == "skerry":
-            return [self.binary or str(SKERRY), "run", *self.options, "--kernel", kernel, "--initrd", str(initrd),
+            return [self.binary or str(SKERRY), "run", *self.options, *self.extra, "--kernel", kernel, "--initrd", str(initrd),
                     "--append", append, "--memory", f"{memory_mib}M", "--cpus", str(cpus), "--no-reboot",
                     *(["--disk", f"path={disk},readonly"] if disk else [])]
         return ["qemu-system-x86_64", "-accel", "tcg,thread=multi", *self.options, "-m", str(memory_mib), "-smp",
@@ -70,7 +71,7 @@ def has_interpreter_option(binary=SKERRY):
     return "interpreter" in text
 
 
-def choose(names):
+def choose(names, extra=()):
     known = {rival.name: rival for rival in KNOWN}
     if not names:
         names = [n for n in known if n != "interpreter" or has_interpreter_option()]
@@ -80,6 +81,8 @@ def choose(names):
         if plain not in known:
             raise SystemExit(f"suite: no rival is called {plain}; there are: {', '.join(known)}")
         rival = known[plain]
+        if rival.kind == "skerry":
+            rival = dataclasses.replace(rival, extra=tuple(extra))
         if binary:
             if rival.kind != "skerry":
                 raise SystemExit(f"suite: {plain} takes no other binary")

@@ -67,7 +67,7 @@ def in_root(command, **options):
     root, bench = CACHE / "root", options.pop("bench", CACHE / "programs")
     script = ('set -e; r=$1 b=$2; shift 2; mount --make-rprivate / 2>/dev/null || :; mount -t tmpfs tmpfs "$r/tmp"; '
               'mount --bind "$b" "$r/bench"; mount --rbind /proc "$r/proc"; mount --rbind /dev "$r/dev"; '
-              'exec chroot "$r" "$@"')
+              f'exec {tool("chroot")} "$r" "$@"')
     unshare = ["unshare", "--mount"] if os.getuid() == 0 else ["unshare", "--mount", "--map-root-user"]
     return [*unshare, "sh", "-c", script, "sh", str(root), str(bench), *command]
 

@@ -138,4 +138,4 @@ long work{n}(struct item *item, int depth) {{
 def inputs():
     """Input files by name."""
     blob = random.Random(43).randbytes(1 << 20)
-    return {"text": text(3 << 20), "text_small": text(400 << 10), "blob": blob, "source.c": c_source(14)}
+    return {"text": text(3 << 20), "text_small": text(400 << 10), "blob": blob, "source.c": c_source(10)}

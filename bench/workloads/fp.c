@@ -163,7 +163,7 @@ static uint64_t mandelbrot_body(void) {
 // x87: long double.
 static uint64_t x87_body(void) {
   long double sum = 0, x = 0.5L, term = 1;
-  for (int i = 1; i <= 3000000; ++i) {
+  for (int i = 1; i <= 2000000; ++i) {
     x = 3.7L * x * (1 - x);
     term = -term;
     sum += term / (2 * i - 1) + x / 1024;

@@ -7,13 +7,13 @@ count() {
   done
   echo $n
 }
-count 60000
+count 25000
 path=
 for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
   path=$path/dir$i.d
 done
 i=0
-while [ $i -lt 3000 ]; do
+while [ $i -lt 1500 ]; do
   i=$((i + 1))
   tail=${path##*/}
   path=x$i/${path%/*}
