@@ -107,6 +107,7 @@ class Lines:
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.process.stdout, selectors.EVENT_READ)
         self.pending, self.ready, self.log = b"", collections.deque(), log
+        self.last = collections.deque(maxlen=8)  # what was said before it died
 
     def next(self, limit_s):
         """(time, line), or (None, why) at the end."""
@@ -120,11 +121,15 @@ class Lines:
             data = os.read(self.process.stdout.fileno(), 65536)
             now = time.monotonic()
             if not data:
-                return None, "ended"
+                try:
+                    return None, f"ended with status {self.process.wait(10)}"
+                except subprocess.TimeoutExpired:
+                    return None, "closed its output"
             if self.log:
                 self.log.write(data)
             *lines, self.pending = (self.pending + data).split(b"\n")
             self.ready.extend((now, line.decode("utf-8", "replace").strip()) for line in lines)
+        self.last.append(self.ready[0][1])
         return self.ready.popleft()
 
     def stop(self):
@@ -187,7 +192,8 @@ def run(rival, chosen, reps, budget_ms, log, say):
             if why and not running and not any(w.key in results for w in left):
                 running = left[0].key  # it did not even boot
             if why and running:
-                say(f"{rival.name}: {running}: machine {why}")
+                said = "".join(f"\n    {line}" for line in lines.last if not line.startswith("BENCH"))
+                say(f"{rival.name}: {running}: machine {why}{said and '; it said last:' + said}")
                 results[running] = Outcome(error=f"machine {why}")
             left = [w for w in left if w.key not in results]
             if not why:
