@@ -78,6 +78,12 @@ constexpr std::string_view kExtras[] = {"vme",
                                         "pclmulqdq",
                                         "kvm-nopiodelay",
                                         "kvmclock",
+                                        "kvm-steal-time",
+                                        "kvm-pv-eoi",
+                                        "kvm-pv-unhalt",
+                                        "kvm-pv-tlb-flush",
+                                        "kvm-pv-ipi",
+                                        "kvm-pv-sched-yield",
                                         "kvmclock-stable"};
 // From x86-64-v3 on.
 constexpr std::string_view kExtrasV3[] = {"adx", "clwb", "sha-ni"};

@@ -1,5 +1,6 @@
 #include "irq/apic_bus.hpp"
 
+#include "base/bits.hpp"
 #include "base/log.hpp"
 #include "irq/lapic.hpp"
 
@@ -93,6 +94,24 @@ void ApicBus::ipi(Lapic& from, u32 icr_low, u32 destination, bool wide) {
         if (lapic != &from) deliver(*lapic, mode, vector, false);
       break;
   }
+}
+
+unsigned ApicBus::ipis(u32 first, u64 mask_low, u64 mask_high, bool nmi, u8 vector) {
+  unsigned sent = 0;
+  for (Lapic* lapic : lapics_) {
+    if (lapic->id() < first || lapic->id() - first >= 128) continue;
+    const u32 n = lapic->id() - first;
+    if (!bit(n < 64 ? mask_low : mask_high, n % 64)) continue;
+    deliver(*lapic, nmi ? Mode::nmi : Mode::fixed, vector, false);
+    ++sent;
+  }
+  return sent;
+}
+
+machine::VcpuPort* ApicBus::port_of(u32 apic_id) const {
+  for (Lapic* lapic : lapics_)
+    if (lapic->id() == apic_id) return lapic->port();
+  return nullptr;
 }
 
 }  // namespace skerry::irq

@@ -31,6 +31,10 @@ class ApicBus final : public machine::MsiSink {
 
   /// The write of an interrupt command register; `destination` is 8 bits wide, or 32 if `wide`.
   void ipi(Lapic& from, u32 icr_low, u32 destination, bool wide);
+  /// A fixed interrupt or an NMI to every APIC whose id is `first` plus the number of a set bit.
+  /// How many there are.
+  unsigned ipis(u32 first, u64 mask_low, u64 mask_high, bool nmi, u8 vector);
+  machine::VcpuPort* port_of(u32 apic_id) const;
   void broadcast_eoi(u8 vector) {
     if (eoi_) eoi_(vector);
   }

@@ -98,6 +98,7 @@ void Lapic::init_reset() {
 void Lapic::reset_registers() {
   s_ = {};
   s_.id = setup_.id;
+  flag_raised_ = false;
   posted_ = false;
   extint_message_ = false;
   for (auto& word : pending_) word = 0;
@@ -227,8 +228,35 @@ void Lapic::update_priority() {
   priority_.store(ppr_, std::memory_order_relaxed);
 }
 
+// --- KVM's paravirtual EOI (Documentation/virt/kvm/x86/msr.rst, MSR_KVM_PV_EOI_EN)
+//
+// The flag is raised only while nothing else waits, and lowered as soon as something does: the
+// guest then writes the EOI register, which is when what waits can be delivered.
+
+void Lapic::set_eoi_flag(machine::EoiFlag* flag) {
+  settle();
+  eoi_flag_ = flag;
+}
+
+/// The guest may have lowered the flag.
+void Lapic::notice_eoi() {
+  if (!flag_raised_ || eoi_flag_->raised()) return;
+  flag_raised_ = false;
+  if (top_isr_ >= 0) clear_bit(s_.isr, static_cast<u8>(top_isr_));
+  update_priority();
+}
+
+void Lapic::settle() {
+  notice_eoi();
+  if (!flag_raised_) return;
+  flag_raised_ = false;
+  eoi_flag_->lower();
+}
+
 bool Lapic::deliverable() {
+  if (flag_raised_) notice_eoi();
   if (posted_.load(std::memory_order_relaxed)) merge();
+  if (flag_raised_ && top_irr_ >= 0) settle();
   if (top_irr_ >= 0 && (top_irr_ & 0xf0) > (ppr_ & 0xf0)) return true;
   if (!extint_) return false;
   bool wired = !enabled() || (s_.lvt_lint0 & (kMasked | 0x700)) == 0x700 ||
@@ -241,6 +269,7 @@ std::optional<u8> Lapic::acknowledge() {
   if (extint_ && (!enabled() || (s_.lvt_lint0 & (kMasked | 0x700)) == 0x700 ||
                   extint_message_.load(std::memory_order_relaxed))) {
     if (extint_->pending()) {
+      settle();
       u8 vector = extint_->acknowledge();
       if (!extint_->pending()) extint_message_.store(false, std::memory_order_relaxed);
       return vector;
@@ -249,8 +278,11 @@ std::optional<u8> Lapic::acknowledge() {
   if (top_irr_ < 0 || (top_irr_ & 0xf0) <= (ppr_ & 0xf0)) return std::nullopt;
   auto vector = static_cast<u8>(top_irr_);
   clear_bit(s_.irr, vector);
+  const bool alone = top_isr_ < 0;
   set_bit(s_.isr, vector);
   update_priority();
+  if (eoi_flag_ && alone && top_irr_ < 0 && !test_bit(s_.tmr, vector))
+    flag_raised_ = eoi_flag_->raise();
   trace(Trace::irq, "lapic{}: takes {:#x}", setup_.id, vector);
   return vector;
 }
@@ -261,6 +293,7 @@ void Lapic::set_cr8(u64 value) {
 }
 
 void Lapic::eoi() {
+  settle();
   if (posted_.load(std::memory_order_relaxed)) merge();
   if (top_isr_ < 0) return;  // the EOI of a spurious interrupt
   auto vector = static_cast<u8>(top_isr_);
@@ -279,6 +312,7 @@ void Lapic::error(u32 bit) {
 // -------------------------------------------------------------------------------------
 
 std::optional<u32> Lapic::read_register(u32 reg, bool x2) {
+  notice_eoi();
   if (posted_.load(std::memory_order_relaxed)) merge();
   if (reg >= kIsr && reg < kIsr + 8) return s_.isr[reg - kIsr];
   if (reg >= kTmr && reg < kTmr + 8) return s_.tmr[reg - kTmr];
@@ -477,11 +511,31 @@ bool Lapic::write_base(u64 value) {
   return true;
 }
 
+// --- KVM's hypercalls
+
+std::optional<unsigned> Lapic::send_ipis(u32 first, u64 mask_low, u64 mask_high, u32 icr) {
+  const auto mode = (icr >> 8) & 7;
+  const auto vector = static_cast<u8>(icr);
+  constexpr u32 kShorthand = 0xc0000, kLevel = 0x8000;
+  if ((icr & (kShorthand | kLevel)) || (mode != 0 && mode != 4)) return std::nullopt;
+  if (mode == 0 && vector < 16) {
+    error(kSendIllegalVector);
+    return 0;
+  }
+  return bus_.ipis(first, mask_low, mask_high, mode == 4, vector);
+}
+
+void Lapic::unhalt(u32 apic_id) {
+  if (machine::VcpuPort* port = bus_.port_of(apic_id)) port->unhalt();
+}
+
 // --- state
 // -----------------------------------------------------------------------------------------
 
 machine::LapicState Lapic::save() const {
   machine::LapicState s = s_;
+  if (flag_raised_ && top_isr_ >= 0 && !eoi_flag_->raised())
+    clear_bit(s.isr, static_cast<u8>(top_isr_));
   for (unsigned i = 0; i < pending_.size(); ++i)
     merge_word(s, i, pending_[i].load(std::memory_order_acquire), level_[i].load());
   s.esr_pending |= errors_.load();

@@ -72,6 +72,10 @@ class Lapic final : public machine::LocalApic {
   void init_reset() override;
   machine::LapicState save() const override;
   void load(const machine::LapicState& state, u64 apic_base) override;
+  void set_eoi_flag(machine::EoiFlag* flag) override;
+  void settle() override;
+  std::optional<unsigned> send_ipis(u32 first, u64 mask_low, u64 mask_high, u32 icr) override;
+  void unhalt(u32 apic_id) override;
 
   // From any thread.
   /// A fixed interrupt. Dropped if the APIC is disabled.
@@ -109,6 +113,7 @@ class Lapic final : public machine::LocalApic {
   void write_svr(u32 value);
   void write_icr(u32 low, u32 destination);
   void eoi();
+  void notice_eoi();
   void error(u32 bit);
   void deliver_lvt(u32 lvt);
 
@@ -124,6 +129,10 @@ class Lapic final : public machine::LocalApic {
   ApicBus& bus_;
   machine::VcpuPort* port_ = nullptr;
   machine::ExtIntSource* extint_ = nullptr;
+  machine::EoiFlag* eoi_flag_ = nullptr;  ///< owner only
+  /// The flag was raised for the highest vector in ISR, which is edge-triggered. Until the owner
+  /// has looked, priority_ may still count a vector whose handler is done.
+  bool flag_raised_ = false;
 
   machine::LapicState s_;  ///< owner only
   std::atomic<u64> base_;

@@ -61,6 +61,8 @@ enum class RunState : u8 {
 };
 
 struct CpuState {
+  static constexpr u32 kVersion = 2;  ///< of the description below
+
   std::array<u64, 16> gpr{0, 0, 0x600, 0};  // EDX: family/model/stepping
   u64 rip = 0xfff0;
   u64 rflags = 2;
@@ -90,6 +92,7 @@ struct CpuState {
   u64 tsc = 0;
   u64 tsc_adjust = 0;
   u64 kvmclock_system = 0, kvmclock_wall = 0;  ///< the KVM paravirtual clock's MSRs
+  u64 kvm_steal_time = 0, kvm_pv_eoi = 0;      ///< KVM's MSRs 0x4b564d03 and 0x4b564d04
   u64 apic_base = 0xfee00000;                  ///< IA32_APIC_BASE
 
   /// XSAVE area, standard (not compacted) format; XSTATE_BV says what is not in its initial state.
@@ -102,6 +105,7 @@ struct CpuState {
   }();
 
   RunState run = RunState::running;
+  bool unhalted = false;  ///< KVM's paravirtual kick came early: the next HLT does not wait
   u8 interrupt_shadow =
       0;  ///< 1: after STI, 2: after MOV SS / POP SS; until the next instruction ends
   bool nmi_blocked = false;  ///< between an NMI and IRET
@@ -163,6 +167,9 @@ struct CpuState {
     v.field("event_type", s.event_type);
     v.field("event_has_error", s.event_has_error);
     v.field("event_error", s.event_error);
+    v.field("kvm_steal_time", s.kvm_steal_time, state::since(2));
+    v.field("kvm_pv_eoi", s.kvm_pv_eoi, state::since(2));
+    v.field("unhalted", s.unhalted, state::since(2));
   }
 };
 

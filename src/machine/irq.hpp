@@ -56,6 +56,21 @@ class VcpuPort {
   virtual void nmi() = 0;
   virtual void init() = 0;
   virtual void sipi(u8 vector) = 0;
+  /// KVM's paravirtual kick (KVM_HC_KICK_CPU): ends a HLT, this one or the next, even if interrupts
+  /// are off.
+  virtual void unhalt() {}
+};
+
+/// A word in guest memory by which KVM's paravirtual EOI works: raised when an interrupt is taken;
+/// a guest that finds it raised lowers it instead of writing the EOI register.
+class EoiFlag {
+ public:
+  virtual ~EoiFlag() = default;
+  /// False: it cannot be raised, and was not.
+  virtual bool raise() = 0;
+  virtual bool raised() = 0;
+  /// Whether it still was raised.
+  virtual bool lower() = 0;
 };
 
 /// A local APIC as its own vCPU sees it, for engines that have none of their own. All calls come
@@ -92,6 +107,22 @@ class LocalApic {
   virtual void set_tsc(std::function<u64()> guest_tsc, u64 tsc_hz) {
     (void)guest_tsc, (void)tsc_hz;
   }
+
+  /// From now on interrupts may be ended by this flag; null: no more. Not level-triggered ones,
+  /// which the IOAPIC has to hear of.
+  virtual void set_eoi_flag(EoiFlag* flag) { (void)flag; }
+  /// Before guest memory is saved or handed over: no raised flag stays in it.
+  virtual void settle() {}
+
+  /// KVM_HC_SEND_IPI: the vector and delivery mode (fixed or NMI) of `icr` to the APICs with id
+  /// `first` + n for each bit n that is set in the 128-bit mask. How many were there; nullopt if
+  /// `icr` asks for anything else.
+  virtual std::optional<unsigned> send_ipis(u32 first, u64 mask_low, u64 mask_high, u32 icr) {
+    (void)first, (void)mask_low, (void)mask_high, (void)icr;
+    return std::nullopt;
+  }
+  /// KVM_HC_KICK_CPU to the vCPU with this APIC id, if there is one.
+  virtual void unhalt(u32 apic_id) { (void)apic_id; }
 
   /// When the timer fires next, in Clock time; nullopt if it is not armed.
   virtual std::optional<Nanos> timer_deadline() = 0;

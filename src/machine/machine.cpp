@@ -228,7 +228,7 @@ Result<state::Image> Machine::save(bool ram) {
     } else {
       TRY_VOID(cpus_[i]->vcpu().save_lapic(lapic));
     }
-    image.put(cpu_section(i), state);
+    image.put(cpu_section(i), state, CpuState::kVersion);
     image.put(lapic_section(i), lapic);
   }
   for (auto& device : devices_) device->save(image);

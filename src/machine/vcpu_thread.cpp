@@ -88,6 +88,7 @@ bool VcpuThread::parked() const {
 Result<> VcpuThread::load(const CpuState& state) {
   run_ = state.run;
   interruptible_ = state.rflags & 0x200;
+  unhalted_ = state.unhalted;
   events_ = 0;
   return vcpu_->load(state);
 }
@@ -97,7 +98,7 @@ Result<> VcpuThread::save(CpuState& state) {
   // state.
   if (u32 events = events_.exchange(0)) take_events(events);
   TRY_VOID(vcpu_->save(state));
-  if (lapic_) state.run = run_;
+  if (lapic_) state.run = run_, state.unhalted = unhalted_;
   return {};
 }
 
@@ -154,6 +155,7 @@ void VcpuThread::main() {
 bool VcpuThread::step() {
   if (want_park_ || want_stop_) {
     settle();
+    if (lapic_) lapic_->settle();
     std::unique_lock guard(mutex_);
     parked_ = true;
     changed_.notify_all();
@@ -187,11 +189,18 @@ void VcpuThread::take_events(u32 events) {
     lapic_->init_reset();
     bool bootstrap = lapic_->apic_base() & 0x100;
     state = after_init(state);
+    unhalted_ = false;
     state.apic_base = lapic_->apic_base();
     if (done) done = vcpu_->reload(state);
     run_ = bootstrap ? RunState::running : RunState::wait_for_sipi;
     trace(Trace::cpu, "cpu{} INIT", index_);
     if (!done) dispatch(Fatal{done.error().what});
+  }
+  if (events & kUnhalt) {
+    if (run_ == RunState::halted)
+      run_ = RunState::running;
+    else
+      unhalted_ = run_ == RunState::running;
   }
   if (events & kSipi && run_ == RunState::wait_for_sipi) {
     CpuState state;
@@ -259,7 +268,7 @@ void VcpuThread::dispatch(Exit exit) {
   } else if (auto* mmio = std::get_if<Mmio>(&exit)) {
     access(*mmio);
   } else if (auto* halt = std::get_if<Halt>(&exit)) {
-    if (lapic_) run_ = RunState::halted;
+    if (lapic_ && !std::exchange(unhalted_, false)) run_ = RunState::halted;
     interruptible_ = halt->interrupts_enabled;
   } else if (auto* eoi = std::get_if<IoapicEoi>(&exit)) {
     if (host_.ioapic_eoi) host_.ioapic_eoi(eoi->vector);

@@ -57,9 +57,10 @@ class VcpuThread final : public VcpuPort {
   void nmi() override;
   void init() override;
   void sipi(u8 vector) override;
+  void unhalt() override { post(kUnhalt); }
 
  private:
-  enum Event : u32 { kNmi = 1, kInit = 2, kSipi = 4, kWake = 8 };
+  enum Event : u32 { kNmi = 1, kInit = 2, kSipi = 4, kWake = 8, kUnhalt = 16 };
   void post(u32 events);
   void main();
   bool step();  ///< false: the thread ends
@@ -78,7 +79,8 @@ class VcpuThread final : public VcpuPort {
   std::atomic<u32> events_{0};
   std::atomic<u8> sipi_vector_{0};
   RunState run_ =
-      RunState::running;  ///< engines without LAPIC; the vCPU's thread, or anybody while parked
+      RunState::running;   ///< engines without LAPIC; the vCPU's thread, or anybody while parked
+  bool unhalted_ = false;  ///< unhalt() came before the HLT
   bool interruptible_ = true;                           ///< IF when it halted
   std::array<u64, std::variant_size_v<Exit>> exits_{};  ///< by kind; the vCPU's thread
 

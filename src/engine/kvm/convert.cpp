@@ -199,6 +199,8 @@ constexpr MsrRow kMsrs[] = {
     {0x10, &CpuState::tsc},
     {0x4b564d00, &CpuState::kvmclock_wall},
     {0x4b564d01, &CpuState::kvmclock_system},
+    {0x4b564d03, &CpuState::kvm_steal_time},
+    {0x4b564d04, &CpuState::kvm_pv_eoi},
 };
 constexpr u32 kMtrrFixed[11] = {0x250, 0x258, 0x259, 0x268, 0x269, 0x26a,
                                 0x26b, 0x26c, 0x26d, 0x26e, 0x26f};

@@ -12,6 +12,7 @@
 #include "base/log.hpp"
 #include "engine/soft/access.hpp"
 #include "engine/soft/block.hpp"
+#include "engine/soft/pv.hpp"
 #include "isa/feature.hpp"
 #include "machine/engine.hpp"
 
@@ -171,8 +172,10 @@ struct Cpu::Core {
   u64 ticks() const { return shared.setup.clock ? shared.setup.clock->ticks() : host_tsc(); }
   u64 guest_tsc() const { return ticks() + tsc_offset; }
 
+  Pv pv{cpu};                ///< KVM's paravirtual interfaces
   u32 kvmclock_line = 0;     ///< the Shared line that this vCPU's page follows
-  bool clock_check = false;  ///< the machine may have been paused: look at the line
+  bool clock_check = false;  ///< the machine may have been paused or loaded: run() must begin with
+                             ///< check_clock()
   void check_clock();
 
   u64 instructions = 0;

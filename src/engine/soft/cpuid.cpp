@@ -16,6 +16,11 @@ bool guest_has(const Cpu& cpu, u32 leaf, u32 subleaf, isa::CpuidReg reg, unsigne
   return false;
 }
 
+bool kvm_has(const Cpu& cpu, unsigned n) {
+  machine::CpuidLeaf l = machine::cpuid_lookup(cpu.core->shared.setup.cpuid, 0x40000000, 0);
+  return l.ebx == 0x4b4d564b && guest_has(cpu, 0x40000001, 0, isa::CpuidReg::eax, n);
+}
+
 void cpuid(Cpu& cpu, u32 leaf, u32 subleaf, machine::CpuidLeaf& out) {
   const Cpu::Core& core = *cpu.core;
   const machine::CpuidTable& table = core.shared.setup.cpuid;

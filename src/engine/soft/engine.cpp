@@ -59,9 +59,10 @@ CpuidTable supported() {
     if (n == 1) l.eax &= vector.leaf_d1_eax;
     add(0xd, n, true, l.eax, l.ebx, l.ecx, l.edx);
   }
-  // KVM's paravirtual leaves: clock (old and new MSRs), no I/O delay, stable clock.
+  // KVM's paravirtual leaves: clock (old and new MSRs), no I/O delay, steal time, EOI, unhalt, TLB
+  // flush, IPIs, yield, stable clock. Not its polling control: nothing here polls.
   add(0x40000000, 0, false, 0x40000001, 0x4b4d564b, 0x564b4d56, 0x4d);
-  add(0x40000001, 0, false, bits_of({0, 1, 3, 24}), 0, 0, 0);
+  add(0x40000001, 0, false, bits_of({0, 1, 3, 5, 6, 7, 9, 11, 13, 24}), 0, 0, 0);
   add(0x80000000, 0, false, 0x80000021, zero.ebx, zero.ecx, zero.edx);
   // LAHF LZCNT SSE4A PREFETCHW; SYSCALL NX PDPE1GB RDTSCP LM
   add(0x80000001, 0, false, one.eax, 0, bits_of({0, 5, 6, 8}) & vector.ext1_ecx,

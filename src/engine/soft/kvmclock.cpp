@@ -115,6 +115,7 @@ namespace skerry::soft {
 
 void Cpu::Core::check_clock() {
   clock_check = false;
+  pv.resume();
   if (!(cpu.s.kvmclock_system & 1) || !shared.setup.clock) return;
   bool moved;
   {

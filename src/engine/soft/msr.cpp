@@ -38,6 +38,8 @@ enum Msr : u32 {
   kKvmSystemOld = 0x12,
   kKvmWall = 0x4b564d00,
   kKvmSystem = 0x4b564d01,
+  kKvmStealTime = 0x4b564d03,
+  kKvmPvEoi = 0x4b564d04,
   kEfer = 0xc0000080,
   kStar = 0xc0000081,
   kLstar = 0xc0000082,
@@ -61,10 +63,6 @@ enum Msr : u32 {
 
 using isa::CpuidReg;
 
-bool kvm_has(const Cpu& cpu, unsigned bit) {
-  machine::CpuidLeaf l = machine::cpuid_lookup(cpu.core->shared.setup.cpuid, 0x40000000, 0);
-  return l.ebx == 0x4b4d564b && guest_has(cpu, 0x40000001, 0, CpuidReg::eax, bit);
-}
 bool is_amd(const Cpu& cpu) {
   return machine::cpuid_lookup(cpu.core->shared.setup.cpuid, 0, 0).ebx == 0x68747541;
 }
@@ -155,6 +153,8 @@ bool read_msr(Cpu& cpu, u32 index, u64& value) {
     case kKvmSystemOld: value = s.kvmclock_system; return kvm_has(cpu, 0);
     case kKvmWall: value = s.kvmclock_wall; return kvm_has(cpu, 3);
     case kKvmSystem: value = s.kvmclock_system; return kvm_has(cpu, 3);
+    case kKvmStealTime: value = s.kvm_steal_time; return kvm_has(cpu, 5);
+    case kKvmPvEoi: value = s.kvm_pv_eoi; return kvm_has(cpu, 6);
     case kEfer: value = s.efer; return true;
     case kStar: value = s.star; return true;
     case kLstar: value = s.lstar; return true;
@@ -257,6 +257,8 @@ bool write_msr(Cpu& cpu, u32 index, u64 value) {
       if (!kvm_has(cpu, index == kKvmSystem ? 3 : 0)) return false;
       write_kvmclock_system(cpu, value);
       return true;
+    case kKvmStealTime: return kvm_has(cpu, 5) && core.pv.write_steal_time(value);
+    case kKvmPvEoi: return kvm_has(cpu, 6) && core.pv.write_eoi(value);
     case kEfer: return write_efer(cpu, value);
     case kStar: s.star = value; return true;
     case kLstar: return canonical_into(s.lstar);

@@ -2,13 +2,11 @@
 // choice of handlers for all of them.
 #include "engine/soft/system.hpp"
 
-#include <sched.h>
-
 namespace skerry::soft {
 namespace system {
 namespace {
 
-constexpr u64 kKvmEnosys = 1000, kKvmEperm = 1;
+constexpr u64 kKvmEnosys = 1000, kKvmEperm = 1, kKvmEinval = 22;
 
 u16 port_of(const Cpu& cpu, const Op& op, unsigned operand) {
   const isa::Operand& o = op.insn->op[operand];
@@ -101,7 +99,8 @@ Flow hlt(Cpu& cpu, const Op&) {
 // A vCPU that spins for another one's sake should let it run: there may be fewer host CPUs.
 Flow pause(Cpu& cpu, const Op&) {
   __builtin_ia32_pause();
-  if (cpu.core->shared.setup.cpus > 1 && ++cpu.core->pauses % 32 == 0) sched_yield();
+  if (cpu.core->shared.setup.cpus > 1 && ++cpu.core->pauses % 32 == 0 && cpu.core->pv.yield())
+    return Flow::end;
   return Flow::next;
 }
 
@@ -123,16 +122,43 @@ Flow clzero(Cpu& cpu, const Op& op) {
   return Flow::next;
 }
 
-// KVM's hypercall convention (Documentation/virt/kvm/x86/hypercalls.rst): number in RAX, answer
-// too.
+u64 run_hypercall(Cpu& cpu, u64 number, const std::array<u64, 4>& a) {
+  enum : u64 { kVapicPollIrq = 1, kKickCpu = 5, kSendIpi = 10, kSchedYield = 11 };
+  machine::LocalApic* lapic = cpu.core->lapic;
+  switch (number) {
+    case kVapicPollIrq: return 0;
+    case kKickCpu:
+      if (!kvm_has(cpu, 7) || !lapic) break;
+      lapic->unhalt(static_cast<u32>(a[1]));
+      return 0;
+    case kSendIpi: {
+      if (!kvm_has(cpu, 11) || !lapic) break;
+      // The mask has as many bits as two registers.
+      const u64 low = cpu.flat ? a[0] : a[0] | a[1] << 32, high = cpu.flat ? a[1] : 0;
+      auto sent = lapic->send_ipis(static_cast<u32>(a[2]), low, high, static_cast<u32>(a[3]));
+      return sent ? *sent : ~u64{0} - kKvmEinval + 1;
+    }
+    case kSchedYield:
+      if (!kvm_has(cpu, 13)) break;
+      cpu.core->pv.yield();
+      return 0;
+    default: break;
+  }
+  return ~u64{0} - kKvmEnosys + 1;
+}
+
+// KVM's hypercall convention (Documentation/virt/kvm/x86/hypercalls.rst): number in RAX, arguments
+// in RBX, RCX, RDX, RSI, answer in RAX.
 Flow hypercall(Cpu& cpu, const Op&) {
   if (!guest_has(cpu, 1, 0, isa::CpuidReg::ecx, 31)) return cpu.raise(UD);
   if (cpu.cpl != 0) {
     cpu.gpr[rax] = ~u64{0} - kKvmEperm + 1;
     return Flow::next;
   }
-  u64 number = cpu.flat ? cpu.gpr[rax] : static_cast<u32>(cpu.gpr[rax]);
-  cpu.gpr[rax] = number == 1 ? 0 : ~u64{0} - kKvmEnosys + 1;  // 1: VAPIC_POLL_IRQ
+  const u64 mask = byte_mask(cpu.flat ? 8 : 4);
+  cpu.gpr[rax] = run_hypercall(cpu, cpu.gpr[rax] & mask,
+                               {cpu.gpr[rbx] & mask, cpu.gpr[rcx] & mask, cpu.gpr[rdx] & mask,
+                                cpu.gpr[machine::rsi] & mask});
   if (!cpu.flat) cpu.gpr[rax] = static_cast<u32>(cpu.gpr[rax]);
   return Flow::end;
 }

@@ -65,6 +65,8 @@ bool write_msr(Cpu& cpu, u32 index, u64 value);
 // cpuid.cpp
 void cpuid(Cpu& cpu, u32 leaf, u32 subleaf, machine::CpuidLeaf& out);
 bool guest_has(const Cpu& cpu, u32 leaf, u32 subleaf, isa::CpuidReg reg, unsigned bit);
+/// A feature of KVM's leaf 0x40000001.
+bool kvm_has(const Cpu& cpu, unsigned bit);
 // kvmclock.cpp
 void write_kvmclock_system(Cpu& cpu, u64 value);
 void write_kvmclock_wall(Cpu& cpu, u64 value);
