@@ -32,6 +32,7 @@ void DirtyMap::code_written(u64 page, u64 first, u64 last) {
   // The whole page is forgotten: engines mark it again when they check what they decoded from it.
   code.granules.store(0, std::memory_order_seq_cst);
   code.version.fetch_add(1, std::memory_order_seq_cst);
+  if (code_changed) code_changed(page);
 }
 
 Result<std::unique_ptr<GuestMemory>> GuestMemory::create(u64 bytes) {

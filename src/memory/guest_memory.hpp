@@ -73,6 +73,9 @@ class DirtyMap {
   /// to pages already marked dirty without asking again make it ask. Waits for running vCPUs, so
   /// take() must not be called with the board lock held. Set before vCPUs start.
   std::function<void()> taken;
+  /// Called after the version of a page (its number) changed, by the thread that wrote. Set before
+  /// vCPUs start.
+  std::function<void(u64 page)> code_changed;
   bool test(u64 offset) const {
     u64 page = offset / kPageSize;
     return (words_[page / 64].load(std::memory_order_relaxed) >> (page % 64)) & 1;

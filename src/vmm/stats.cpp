@@ -20,7 +20,8 @@ u64 status_line(const std::string& status, const char* name) {
 
 std::string grouped(u64 value) {
   std::string digits = fmt::format("{}", value);
-  for (size_t at = digits.size(); at > 3;) digits.insert(at -= 3, ",");
+  for (size_t at = digits.size(); at > 3;)
+    digits.insert(digits.begin() + static_cast<long>(at -= 3), ',');
   return digits;
 }
 

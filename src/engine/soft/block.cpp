@@ -110,6 +110,25 @@ Handler handler_for(const isa::Insn& insn) {
   return select_vector(insn);
 }
 
+Handler decode_one(std::span<const u8> bytes, isa::DecodeMode mode, const isa::FeatureSet& features,
+                   isa::Insn& insn) {
+  insn = isa::Insn{};
+  const isa::DecodeStatus status = isa::decode(bytes, mode, insn);
+  if (status != isa::DecodeStatus::ok) {
+    const u8 length = insn.length;
+    insn = isa::Insn{};
+    insn.length = std::clamp<u8>(length, 1, 15);
+    return status == isa::DecodeStatus::too_long ? too_long : undefined;
+  }
+  if (!isa::feature_allowed(insn, features)) {
+    const isa::Row& row = isa::row_of(insn);
+    if (row.fallback == isa::Sem::invalid) return undefined;
+    insn.sem = row.fallback;
+  }
+  Handler handler = handler_for(insn);
+  return handler ? handler : undefined;
+}
+
 BlockCache::BlockCache(Cpu::Core& core)
     : core_(core), tables_(kBuckets * sizeof(Block*) + kJumps * sizeof(Jump)) {
   jumps_ = new (tables_.get()) Jump[kJumps];

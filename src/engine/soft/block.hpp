@@ -15,6 +15,7 @@
 
 #include "engine/soft/cpu.hpp"
 #include "engine/soft/huge_pages.hpp"
+#include "isa/feature.hpp"
 #include "memory/guest_memory.hpp"
 
 namespace skerry::soft {
@@ -68,6 +69,11 @@ class BlockCache {
   void abandon(Block& block);
   void clear();
 
+  /// What tells whether code in this page was written, and the page's host address (0: no memory).
+  memory::CodePage& code_page(u64 gpa, u64& host_page);
+  /// From here on every store into these bytes (of one page) changes the page's version.
+  void watch(u64 gpa, u64 bytes);
+
   Block* running = nullptr;  ///< null while no block's ops are being run
   u64 clears = 0;            ///< how often all blocks went away; find() may do that
 
@@ -85,9 +91,6 @@ class BlockCache {
     u64 used = kChunk;
     void* allocate(u64 size, u64 alignment);
   };
-  memory::CodePage& code_page(u64 gpa, u64& host_page);
-  void watch(u64 gpa, u64 bytes);
-
   struct Jump {
     u64 linear = 0, key = ~u64{0};
     Block* block = nullptr;
@@ -108,6 +111,11 @@ Handler select_integer(const isa::Insn& insn);
 Handler select_vector(const isa::Insn& insn);
 Handler select_system(const isa::Insn& insn);
 Handler handler_for(const isa::Insn& insn);
+
+/// Decodes one instruction; the handler raises #UD or #GP if it is not one. `bytes` may be fewer
+/// than 15 only if the instruction is known to end within them.
+Handler decode_one(std::span<const u8> bytes, isa::DecodeMode mode, const isa::FeatureSet& features,
+                   isa::Insn& insn);
 
 /// Fills in everything of `op` but `run` from `insn`.
 void prepare_op(Op& op, const isa::Insn& insn);

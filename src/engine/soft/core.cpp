@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "engine/soft/jit.hpp"
+
 namespace skerry::soft {
 
 Cpu::Core::Core(Cpu& c, Shared& shared_, unsigned index_, machine::LocalApic* lapic_)
@@ -18,8 +20,30 @@ Cpu::Core::Core(Cpu& c, Shared& shared_, unsigned index_, machine::LocalApic* la
 }
 
 Cpu::Core::~Core() {
+  delete_host_timer();
   std::lock_guard lock(shared.mutex);
   std::erase(shared.cores, this);
+}
+
+void Cpu::Core::post_code(u64 page) {
+  {
+    std::lock_guard lock(code_mutex);
+    code_pages.push_back(page);
+    code_posted.store(true, std::memory_order_release);
+  }
+  cpu.attention.fetch_or(kCode, std::memory_order_seq_cst);
+}
+
+void Cpu::Core::serve_posted_code() {
+  cpu.attention.fetch_and(~u32{kCode}, std::memory_order_seq_cst);
+  std::vector<u64> pages;
+  {
+    std::lock_guard lock(code_mutex);
+    pages.swap(code_pages);
+    code_posted.store(false, std::memory_order_release);
+  }
+  if (jit)
+    for (u64 page : pages) jit->page_written(page);
 }
 
 bool Cpu::Core::careful() const {

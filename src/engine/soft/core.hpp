@@ -25,7 +25,11 @@ enum Attention : u32 {
   kNmi = 4,        ///< an NMI was injected
   kFlush = 8,      ///< other threads want write TLB entries gone
   kCareful = 16,   ///< one instruction at a time: TF, breakpoints, interrupt shadow, replay
+  kCode = 32,      ///< pages that code was translated from were written
+  kTimer = 64,     ///< the time of the LAPIC timer has come
 };
+
+class Jit;
 
 /// What the vCPUs of one machine share.
 struct Shared {
@@ -57,6 +61,8 @@ struct Shared {
   /// Makes every vCPU but `self` drop its write entries for this host page (0: all of them), and
   /// waits until none of them can use one any more. Any thread; `self` may be null.
   void flush_writes(Cpu::Core* self, u64 host_page);
+  /// Tells every vCPU that code in this page of the memfd was written. Any thread.
+  void code_written(u64 page);
 };
 
 /// One access to a device that an unfinished instruction has made (see cpu.hpp).
@@ -115,6 +121,30 @@ struct Cpu::Core {
 
   // ---- code (block.cpp)
   BlockCache blocks;
+
+  /// Translated code; null where the interpreter alone runs.
+  std::unique_ptr<Jit> jit;
+  std::mutex code_mutex;
+  std::vector<u64> code_pages;  ///< with code_mutex: pages of the memfd whose code was written
+  std::atomic<bool> code_posted{false};
+  void post_code(u64 page);  ///< any thread
+  void serve_code() {
+    if (code_posted.load(std::memory_order_acquire)) serve_posted_code();
+  }
+  void serve_posted_code();
+
+  // ---- a host timer for the LAPIC's, while translated code runs (host_timer.cpp)
+  /// After the LAPIC's timer may have changed.
+  void timer_changed() {
+    if (jit) set_host_timer();
+  }
+  void set_host_timer();
+  void delete_host_timer();
+  struct HostTimer {
+    void* id = nullptr;  ///< timer_t
+    int thread = 0;      ///< 0: none yet
+    Nanos deadline = -1;
+  } host_timer;
 
   // ---- the run loop (interpreter.cpp)
   machine::Exit run();

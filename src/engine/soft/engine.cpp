@@ -108,6 +108,9 @@ class SoftEngine final : public machine::Engine {
     setup.memory->dirty().taken = [shared = std::weak_ptr(shared_)] {
       if (auto s = shared.lock()) s->flush_writes(nullptr, 0);
     };
+    setup.memory->dirty().code_changed = [shared = std::weak_ptr(shared_)](u64 page) {
+      if (auto s = shared.lock()) s->code_written(page);
+    };
     return {};
   }
 

@@ -3,6 +3,7 @@
 // interrupt shadows, RF, the completion of an instruction that waited for a device) goes through
 // step_carefully.
 #include "engine/soft/core.hpp"
+#include "engine/soft/jit.hpp"
 #include "isa/row.hpp"
 
 namespace skerry::soft {
@@ -116,6 +117,12 @@ bool Cpu::Core::attend(machine::Exit& out) {
     cpu.attention.fetch_and(~u32{kFlush}, std::memory_order_seq_cst);
     serve_flush();
   }
+  serve_code();
+  if (a & kTimer) {
+    cpu.attention.fetch_and(~u32{kTimer}, std::memory_order_seq_cst);
+    if (lapic) lapic->run_timer();
+    timer_changed();
+  }
   bool between = !mid_instruction;
   if (between && (a & kKick)) {
     cpu.attention.fetch_and(~u32{kKick}, std::memory_order_seq_cst);
@@ -123,9 +130,10 @@ bool Cpu::Core::attend(machine::Exit& out) {
     clock_check = true;
     return true;
   }
-  if (between && (a & kNmi) && !cpu.s.nmi_blocked && cpu.s.interrupt_shadow != 2) {
+  if (between && (a & kNmi) && cpu.s.interrupt_shadow != 2) {
     cpu.attention.fetch_and(~u32{kNmi}, std::memory_order_seq_cst);
-    if (nmi_line.exchange(false)) {
+    // While NMIs are blocked it waits for IRET, which asks again.
+    if (!cpu.s.nmi_blocked && nmi_line.exchange(false)) {
       cpu.s.nmi_blocked = true;
       if (!deliver(NMI, Kind::nmi, false, 0, cpu.rip)) {
         shutdown = true;
@@ -274,6 +282,7 @@ machine::Exit Cpu::Core::run() {
   answered = false;
   if (clock_check) check_clock();
   if (budget == 0) budget = kTimerBudget;
+  timer_changed();
   if (lapic && lapic->deliverable()) cpu.attention.fetch_or(kInterrupt, std::memory_order_relaxed);
 
   const u64 start = position();
@@ -289,6 +298,11 @@ machine::Exit Cpu::Core::run() {
         if (--budget == 0) poll_timer();
         continue;
       }
+    }
+    if (jit && jit->suits() && canonical(cpu.rip) && !tracing(Trace::exec)) {
+      jit->run();
+      if (cpu.pending_exit) break;
+      continue;
     }
     Block* b = nullptr;
     u64 at = linear_rip(cpu);

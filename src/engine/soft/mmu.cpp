@@ -43,6 +43,12 @@ void Shared::flush_writes(Cpu::Core* self, u64 host_page) {
     }
 }
 
+void Shared::code_written(u64 page) {
+  std::lock_guard lock(mutex);
+  for (Cpu::Core* core : cores)
+    if (core->jit) core->post_code(page);
+}
+
 void Cpu::Core::serve_flush() {
   if (flush_done.load(std::memory_order_relaxed) == flush_posted.load(std::memory_order_acquire))
     return;

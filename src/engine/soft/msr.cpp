@@ -183,6 +183,7 @@ bool write_msr(Cpu& cpu, u32 index, u64 value) {
   if (index == kApicBase || index == kTscDeadline ||
       (index >= kX2apic && index < kX2apic + 0x100)) {
     if (!core.lapic || !core.lapic->write_msr(index, value)) return false;
+    core.timer_changed();
     core.budget = 1;  // the timer may be due at once
     cpu.attention.fetch_or(kInterrupt, std::memory_order_relaxed);
     return true;

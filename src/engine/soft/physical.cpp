@@ -24,6 +24,7 @@ bool Cpu::Core::device_access(u64 at, u8 size, bool write, bool port, u64& value
     if (write) {
       if (shift == 0 && size >= 4) {
         lapic->mmio_write(offset, static_cast<u32>(value));
+        timer_changed();
         // EOI or a lower TPR may let through what was looked at before and held back.
         cpu.attention.fetch_or(kInterrupt, std::memory_order_relaxed);
         // It is looked at after this instruction, whatever else its block has.

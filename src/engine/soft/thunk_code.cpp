@@ -12,6 +12,7 @@
 #include <mutex>
 
 #include "base/log.hpp"
+#include "engine/soft/assembler.hpp"
 
 namespace skerry::soft {
 namespace {
@@ -30,6 +31,18 @@ struct Range {
 constexpr unsigned kMaxArenas = 1024;
 Range g_ranges[kMaxArenas];
 struct sigaction g_previous[65];
+
+struct Translated {
+  std::atomic<u64> begin{0}, end{0}, gate{0};
+};
+Translated g_translated[kMaxArenas];
+
+const Translated* find_translated(u64 pc) {
+  for (const Translated& t : g_translated)
+    if (pc >= t.begin.load(std::memory_order_relaxed) && pc < t.end.load(std::memory_order_relaxed))
+      return &t;
+  return nullptr;
+}
 
 // Offsets of the fixed parts at the start of every arena.
 constexpr size_t kHostMxcsrAt = 0, kFpExitAt = 16, kIllegalExitAt = 64, kX87FpExitAt = 112,
@@ -77,6 +90,18 @@ void on_signal(int signal, siginfo_t* info, void* context) {
     }
     print_and_abort(signal, pc, reinterpret_cast<u64>(info->si_addr));
   }
+  if (const Translated* t = find_translated(pc)) {
+    constexpr greg_t kGeneralProtection = 13;
+    if (signal != SIGFPE && uc->uc_mcontext.gregs[REG_TRAPNO] != kGeneralProtection)
+      print_and_abort(signal, pc, reinterpret_cast<u64>(info->si_addr));
+    const u64 base = static_cast<u64>(uc->uc_mcontext.gregs[REG_RSP]);
+    store<u64>(reinterpret_cast<u8*>(base) + at::kScratch, pc);
+    store<u64>(reinterpret_cast<u8*>(base) + at::kFaultFlags,
+               static_cast<u64>(uc->uc_mcontext.gregs[REG_EFL]));
+    uc->uc_mcontext.gregs[REG_RIP] =
+        static_cast<greg_t>(t->gate.load(std::memory_order_relaxed));
+    return;
+  }
   const struct sigaction& old = g_previous[signal];
   if (old.sa_flags & SA_SIGINFO) {
     old.sa_sigaction(signal, info, context);
@@ -106,6 +131,26 @@ bool host_has_avx() {
 }
 
 }  // namespace
+
+void register_translated_code(u64 begin, u64 size, u64 gate) {
+  install_handlers();
+  for (Translated& t : g_translated) {
+    u64 free = 0;
+    if (!t.begin.compare_exchange_strong(free, begin)) continue;
+    t.gate.store(gate);
+    t.end.store(begin + size);
+    return;
+  }
+  SKERRY_CHECK(false, "too many vCPUs with translated code in one process");
+}
+
+void unregister_translated_code(u64 begin) {
+  for (Translated& t : g_translated)
+    if (t.begin.load() == begin) {
+      t.end.store(0);
+      t.begin.store(0);
+    }
+}
 
 // ---- emitter
 // ----------------------------------------------------------------------------------------

@@ -42,6 +42,11 @@ constexpr u32 kMxcsrMask = 0xffff;
 /// What host code runs with.
 constexpr u32 kHostMxcsr = 0x1f80;
 
+/// Translated code at [begin, begin + size): SIGFPE and general-protection faults in it go on at
+/// `gate`, with the host pc in Cpu::scratch and EFLAGS in Cpu::fault_flags. Any thread.
+void register_translated_code(u64 begin, u64 size, u64 gate);
+void unregister_translated_code(u64 begin);
+
 /// A growing piece of machine code. Register roles in a thunk: RDI gpr, RSI xsave, R11 memory.
 class Emitter {
  public:

@@ -61,7 +61,7 @@ struct RegionFilter {
 /// Translations of one address space under one privilege.
 struct Instance {
   static constexpr u32 kEntries = 1024;
-  static constexpr u32 kJumps = 8192;
+  static constexpr u32 kJumps = 8192;  ///< 65536 without a fast PEXT would be needed
 
   std::array<TlbEntry, kEntries> entry;
   /// Where translated code goes on for a linear address (code_cache.hpp), by its low bits.

@@ -1,5 +1,6 @@
 #include "engine/soft/vcpu.hpp"
 
+#include "engine/soft/jit.hpp"
 #include "engine/soft/segments.hpp"
 #include "engine/soft/thunk.hpp"
 
@@ -28,6 +29,7 @@ SoftVcpu::SoftVcpu(std::shared_ptr<Shared> shared, unsigned index, machine::Loca
       cpu_(&room_.cpu()),
       core_(*cpu_, *shared_, index, lapic) {
   if (lapic) lapic->set_tsc([this] { return core_.guest_tsc(); }, shared_->setup.tsc_hz);
+  if (!shared_->setup.interpreter) core_.jit = Jit::create(core_);
   (void)load(machine::CpuState{});
 }
 

@@ -1,0 +1,470 @@
+#include "engine/soft/jit.hpp"
+
+#include <signal.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "base/fd.hpp"
+#include "engine/soft/arith.hpp"
+#include "engine/soft/room.hpp"
+#include "engine/soft/thunk.hpp"
+#include "engine/soft/translator.hpp"
+#include "engine/soft/vector_state.hpp"
+
+namespace skerry::soft {
+namespace {
+
+constexpr u32 kBuckets = 1 << 14, kNone = ~u32{0};
+/// Room that one block needs at most.
+constexpr u32 kBlockRoom = 2 * Assembler::kRoom;
+
+u32 bucket_of(u64 gpa, u32 mode) {
+  return static_cast<u32>(((gpa ^ (u64{mode} << 52)) * 0x9e3779b97f4a7c15) >> 40) & (kBuckets - 1);
+}
+
+/// A stack for signal handlers: translated code has none.
+void give_signal_stack() {
+  struct Stack {
+    Stack() {
+      size = 64 * 1024;
+      at = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      stack_t now{};
+      if (::sigaltstack(nullptr, &now) == 0 && !(now.ss_flags & SS_DISABLE)) return;
+      stack_t mine{};
+      mine.ss_sp = at;
+      mine.ss_size = size;
+      ::sigaltstack(&mine, nullptr);
+      set = true;
+    }
+    ~Stack() {
+      stack_t none{};
+      none.ss_flags = SS_DISABLE;
+      if (set) ::sigaltstack(&none, nullptr);
+      ::munmap(at, size);
+    }
+    void* at;
+    size_t size;
+    bool set = false;
+  };
+  thread_local Stack stack;
+  (void)stack;
+}
+
+}  // namespace
+
+Jit::Jit(Cpu::Core& core)
+    : interpreted_by_sem(2048), core_(core), cpu_(core.cpu), buckets_(kBuckets, kNone) {}
+
+std::unique_ptr<Jit> Jit::create(Cpu::Core& core) {
+  auto jit = std::unique_ptr<Jit>(new Jit(core));
+  if (!jit->map()) return nullptr;
+  jit->make_gates();
+  jit->translator_ = std::make_unique<Translator>(*jit);
+  jit->cpu_.tlb.jump_default = reinterpret_cast<u64>(jit->run_at(jit->gate_.dispatch));
+  jit->cpu_.tlb.each([&](Instance& i) {
+    i.jump_default = jit->cpu_.tlb.jump_default;
+    i.jumps_used = true;
+    i.clear_jumps();
+  });
+  register_translated_code(reinterpret_cast<u64>(jit->run_), kCacheSize,
+                           reinterpret_cast<u64>(jit->run_at(jit->gate_.native_fault)));
+  return jit;
+}
+
+Jit::~Jit() {
+  if (run_) {
+    unregister_translated_code(reinterpret_cast<u64>(run_));
+    ::munmap(run_, kCacheSize);
+  }
+  if (write_) ::munmap(write_, kCacheSize);
+}
+
+bool Jit::map() {
+  Fd fd(::memfd_create("skerry-code", MFD_CLOEXEC));
+  void* write = MAP_FAILED;
+  void* run = MAP_FAILED;
+  if (fd && ::ftruncate(fd.get(), static_cast<off_t>(kCacheSize)) == 0) {
+    write = ::mmap(nullptr, kCacheSize, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+    run = ::mmap(nullptr, kCacheSize, PROT_READ | PROT_EXEC, MAP_SHARED, fd.get(), 0);
+  }
+  if (write != MAP_FAILED) write_ = static_cast<u8*>(write);
+  if (run != MAP_FAILED) run_ = static_cast<u8*>(run);
+  if (write_ && run_) return true;
+  log_warn(fmt::format(
+      "no executable memory for translated code ({}); the guest runs on the interpreter, slowly",
+      std::strerror(errno)));
+  return false;
+}
+
+// ---- modes
+
+u32 Jit::mode_word() const {
+  const machine::CpuState& s = cpu_.s;
+  u32 mode = cpu_.cpl == 3 ? u32{kModeUser} : 0;
+  if ((s.cr0 & (kCr0Em | kCr0Ts)) == 0) {
+    if (s.cr4 & kCr4OsFxsr) mode |= kModeSse;
+    if (s.cr4 & kCr4OsXsave) {
+      if ((s.xcr0 & 6) == 6) mode |= kModeAvx;
+      if ((s.xcr0 & 0xe6) == 0xe6) mode |= kModeAvx512;
+    }
+  }
+  return mode;
+}
+
+bool Jit::suits() const {
+  return cpu_.flat && cpu_.tlb.current == cpu_.tlb.context;
+}
+
+// ---- flags
+
+void Jit::flags_to_cpu() {
+  arith::from_eflags(cpu_.flags, eflags_of_saved(cpu_.saved_flags));
+}
+void Jit::flags_from_cpu() {
+  cpu_.saved_flags = saved_of_eflags(arith::to_eflags(cpu_.flags));
+}
+
+// ---- vector registers
+
+// The host's XSAVE area has our layout: the standard format up to the ZMM registers (xsave.cpp
+// refuses hosts where it does not).
+void Jit::save_vectors() {
+  if (!cpu_.vector_live) return;
+  cpu_.vector_live = false;
+  ++counters.vector_saves;
+  u8* area = cpu_.s.xsave.data();
+  const u64 components = supported_vector_features().xcr0;
+  asm volatile("xsave64 (%0)" ::"r"(area), "a"(static_cast<u32>(components)), "d"(0) : "memory");
+  const u32 host = kHostMxcsr;
+  asm volatile("ldmxcsr %0" ::"m"(host));
+  if (components & 4) asm volatile("vzeroupper" ::: "memory");
+  vectors_unknown_ = false;
+}
+
+void Jit::restore_vectors() {
+  if (cpu_.vector_live) return;
+  ++counters.vector_loads;
+  u8* area = cpu_.s.xsave.data();
+  const u64 components = supported_vector_features().xcr0;
+  if (vectors_unknown_) {
+    store<u64>(area + area::kHeader, components_in_use(cpu_.s) & components);
+    store<u64>(area + area::kHeader + 8, 0);
+  }
+  asm volatile("xrstor64 (%0)" ::"r"(area), "a"(static_cast<u32>(components)), "d"(0) : "memory");
+  cpu_.vector_live = true;
+}
+
+// ---- running
+
+void Jit::run() {
+  give_signal_stack();
+  ++counters.entries;
+  flags_from_cpu();
+  u8* to = resume();
+  if (!to) return;
+  using Enter = void (*)(Cpu*, u8*);
+  reinterpret_cast<Enter>(run_at(gate_.enter))(&cpu_, to);
+}
+
+// RIP, registers and saved_flags are right.
+u8* Jit::resume() {
+  for (;;) {
+    core_.serve_code();
+    if (!cpu_.pending_exit && !core_.shutdown && suits() && cpu_.attention.arm() &&
+        canonical(cpu_.rip)) [[likely]] {
+      if (JitBlock* b = find(cpu_.rip)) {
+        cpu_.code_page = cpu_.rip & ~u64{0xfff};
+        cpu_.jit_base = base_of(*cpu_.tlb.current);
+        return run_at(b->code);
+      }
+      flags_to_cpu();
+      save_vectors();
+      if (!core_.deliver_fault()) core_.shutdown = true;
+      flags_from_cpu();
+      continue;
+    }
+    flags_to_cpu();
+    save_vectors();
+    return nullptr;
+  }
+}
+
+u8* Jit::run_one(u32 site) {
+  Cpu& cpu = cpu_;
+  save_vectors();
+  flags_to_cpu();
+  const Site s = sites_[site];
+  const u32 block = s.block;
+  cpu.rip = cpu.code_page + s.at;
+  const Op* op;
+  if (s.length == 0 || blocks_[block].bytes == 0) {
+    // Crosses a page: the interpreter's own blocks know how to deal with it.
+    Block* b = core_.blocks.find(cpu.rip);
+    if (!b) {
+      if (!core_.deliver_fault()) core_.shutdown = true;
+      flags_from_cpu();
+      return resume();
+    }
+    op = &b->ops[0];
+  } else {
+    std::unique_ptr<Decoded>& d = decoded_[u64{block} << 16 | s.at];
+    if (!d) {
+      d = std::make_unique<Decoded>();
+      const JitBlock& b = blocks_[block];
+      const u32 from = b.guest + (s.at - static_cast<u32>(b.gpa & 0xfff));
+      const u32 size = std::min<u32>(15, b.guest + b.bytes - from);
+      Handler handler = decode_one({&bytes_[from], size}, {64, true}, core_.shared.features, d->insn);
+      prepare_op(d->op, d->insn);
+      d->op.run = handler;
+    }
+    op = &d->op;
+  }
+  ++interpreted_by_sem[static_cast<u32>(op->insn->sem) % interpreted_by_sem.size()];
+  const bool vector = op->insn->cls >= isa::Class::x87 || op->insn->cls == isa::Class::system;
+  if (vector) vectors_unknown_ = true;
+  cpu.gpr[17] = cpu.rip + op->length;
+  core_.blocks.running = nullptr;
+  const Flow flow = op->run(cpu, *op);
+  if (vector) vectors_unknown_ = true;
+  switch (flow) {
+    case Flow::next:
+      cpu.rip = cpu.gpr[17];
+      flags_from_cpu();
+      if (s.after) {
+        core_.serve_code();
+        const JitBlock& b = blocks_[block];
+        if (!b.stale && !cpu.pending_exit) {
+          if (b.vectors) restore_vectors();
+          return run_at(s.after);
+        }
+      }
+      break;
+    case Flow::end: cpu.rip = cpu.gpr[17]; break;
+    case Flow::fault:
+      if (!core_.deliver_fault()) core_.shutdown = true;
+      break;
+    default: break;
+  }
+  flags_from_cpu();
+  return resume();
+}
+
+// ---- gates
+
+u8* Jit::slow(u32 n) {
+  save_vectors();
+  const Site s = sites_[n];
+  const u64 at = cpu_.scratch;
+  if ((at & 0xfff) + s.size <= 4096 && canonical(at)) {
+    Cpu::Access::Piece piece;
+    if (core_.translate(at, s.write, false, piece)) {
+      const TlbEntry& e = cpu_.tlb.current->entry[Instance::index(at)];
+      if ((s.write ? e.write : e.read) == (at & ~u64{0xfff})) {
+        ++counters.tlb_fills;
+        if (blocks_[s.block].vectors) restore_vectors();
+        return run_at(s.retry);
+      }
+    }
+  }
+  ++counters.slow_accesses;
+  return run_one(n);
+}
+
+u8* Jit::interpret(u32 n) {
+  ++counters.interpreted;
+  return run_one(n);
+}
+
+u8* Jit::stop(u32 n) {
+  cpu_.rip = cpu_.code_page + sites_[n].at;
+  return resume();
+}
+
+u8* Jit::link(u32 n) {
+  ++counters.links;
+  const Link l = links_[n];
+  const u64 flushes = counters.flushes;
+  cpu_.rip = cpu_.code_page + l.target;
+  u8* to = resume();
+  // Only if that is what was found: not a fault's handler, and not after everything was thrown away.
+  if (to && counters.flushes == flushes && cpu_.rip == cpu_.code_page + l.target)
+    patch_jump(l.jump, offset_of(to));
+  return to;
+}
+
+u8* Jit::dispatch(u64 target) {
+  ++counters.dispatches;
+  cpu_.rip = target;
+  u8* to = resume();
+  if (!to || cpu_.rip != target) return to;
+  Instance& i = *cpu_.tlb.current;
+  const u32 mode = mode_word();
+  if (i.mode != mode) {
+    i.clear_jumps();
+    i.mode = mode;
+  }
+  if (used_ + 4096 > kCacheSize) {
+    flush();
+    return resume();
+  }
+  JitBlock* b = find(target);
+  i.jump[target & (Instance::kJumps - 1)] = reinterpret_cast<u64>(entry_for(target, *b));
+  i.jumps_used = true;
+  i.jump_pages.add(target >> 12);
+  return to;
+}
+
+u8* Jit::stale(u32 n) {
+  const u32 code = blocks_[n].code;
+  const u64 flushes = counters.flushes;
+  cpu_.rip = cpu_.code_page + blocks_[n].page_offset;
+  const u64 rip = cpu_.rip;
+  u8* to = resume();
+  // Whoever is still linked to the old code goes to the new one from now on.
+  if (to && counters.flushes == flushes && cpu_.rip == rip && blocks_[n].stale &&
+      offset_of(to) != code)
+    patch_jump(code + 1, offset_of(to));
+  return to;
+}
+
+u8* Jit::load_vectors(u32 n) {
+  restore_vectors();
+  return run_at(blocks_[n].code + blocks_[n].entry);
+}
+
+u8* Jit::native_fault(u64) {
+  const u32 host = offset_of(reinterpret_cast<const u8*>(cpu_.scratch));
+  auto f = std::lower_bound(faults_.begin(), faults_.end(), host,
+                            [](const NativeFault& a, u32 b) { return a.host < b; });
+  SKERRY_CHECK(f != faults_.end() && f->host == host,
+               "a signal in translated code");
+  ++counters.faults;
+  if (f->flags_live) cpu_.saved_flags = saved_of_eflags(cpu_.fault_flags);
+  // The interpreter runs into the same and says what it is.
+  const NativeFault fault = *f;
+  sites_.push_back({fault.block, 0, 0, fault.at, 0, fault.length, false, 0});
+  return run_one(static_cast<u32>(sites_.size() - 1));
+}
+
+void Jit::patch_jump(u32 at, u32 target) {
+  const u32 rel = target - (at + 4);
+  std::memcpy(write_at(at), &rel, 4);
+}
+
+// ---- blocks
+
+JitBlock* Jit::find(u64 linear) {
+  u64 gpa;
+  if (!core_.translate_code(linear, gpa)) return nullptr;
+  const u32 mode = mode_word();
+  for (u32 n = buckets_[bucket_of(gpa, mode)]; n != kNone; n = blocks_[n].chain) {
+    JitBlock& b = blocks_[n];
+    if (b.gpa != gpa || b.mode != mode) continue;
+    if (b.page->version.load(std::memory_order_acquire) == b.version && !b.stale) return &b;
+    if (revalidate(b)) return &b;
+    b.gpa = ~u64{0};
+    break;
+  }
+  return translate(gpa, linear, mode);
+}
+
+bool Jit::revalidate(JitBlock& b) {
+  if (b.bytes == 0) return true;
+  core_.blocks.watch(b.gpa, b.bytes);
+  const u32 version = b.page->version.load(std::memory_order_seq_cst);
+  const Cpu::Core::Page p = core_.page(b.gpa);
+  if (!p.host || std::memcmp(p.host + (b.gpa & 0xfff), &bytes_[b.guest], b.bytes)) return false;
+  b.version = version;
+  ++counters.revalidated;
+  if (b.stale) {
+    std::memcpy(write_at(b.code), b.head, sizeof b.head);
+    b.stale = false;
+  }
+  return true;
+}
+
+void Jit::page_written(u64 page) {
+  auto found = pages_.find(page);
+  if (found == pages_.end()) return;
+  for (u32 n = found->second; n != kNone; n = blocks_[n].peer) {
+    JitBlock& b = blocks_[n];
+    if (b.stale) continue;
+    b.stale = true;
+    ++counters.stale_blocks;
+    std::memcpy(b.head, run_at(b.code), sizeof b.head);
+    *write_at(b.code) = 0xe9;
+    patch_jump(b.code + 1, b.stale_stub);
+  }
+}
+
+void Jit::flush() {
+  ++counters.flushes;
+  cpu_.tlb.flush_jumps();
+  used_ = first_block_at_;
+  blocks_.clear();
+  std::fill(buckets_.begin(), buckets_.end(), kNone);
+  pages_.clear();
+  sites_.clear();
+  links_.clear();
+  faults_.clear();
+  bytes_.clear();
+  decoded_.clear();
+  entries_.clear();
+}
+
+JitBlock* Jit::translate(u64 gpa, u64, u32 mode) {
+  if (used_ + kBlockRoom > kCacheSize) flush();
+  const u64 began = host_tsc();
+  const u32 number = static_cast<u32>(blocks_.size());
+  const u32 offset = static_cast<u32>(gpa & 0xfff);
+  JitBlock b;
+  b.gpa = gpa;
+  b.mode = mode;
+  u64 host_page;
+  b.page = &core_.blocks.code_page(gpa, host_page);
+  b.page_offset = static_cast<u16>(offset);
+  u8 copy[4096 + 16];
+  u32 watched = 0;
+  const u32 available = 4096 - offset;
+  auto fetch = [&](u32 need) {
+    need = std::min(need, available);
+    if (need <= watched) return;
+    const u32 step = std::min(available, std::max(need, watched + 64));
+    core_.blocks.watch(gpa + watched, step - watched);
+    if (watched == 0) b.version = b.page->version.load(std::memory_order_seq_cst);
+    if (host_page)
+      std::memcpy(copy + watched, reinterpret_cast<const u8*>(host_page) + offset + watched,
+                  step - watched);
+    else
+      std::memset(copy + watched, 0xff, step - watched);  // nobody answers
+    watched = step;
+  };
+  if (!translator_->translate({copy, available}, offset, mode, number, used_, b, fetch))
+    translator_->step_block(offset, number, used_, b);
+  const Assembler &hot = translator_->hot(), &cold = translator_->cold();
+  std::memcpy(write_at(used_), hot.code.get(), hot.size());
+  std::memcpy(write_at(used_ + hot.size()), cold.code.get(), cold.size());
+  used_ += align_up(hot.size() + cold.size(), 16u);
+  b.guest = static_cast<u32>(bytes_.size());
+  bytes_.insert(bytes_.end(), copy, copy + b.bytes);
+  u32& head = buckets_[bucket_of(gpa, mode)];
+  b.chain = head;
+  head = number;
+  const Cpu::Core::Page p = core_.page(gpa);
+  if (p.host && b.bytes) {
+    auto [entry, fresh] = pages_.try_emplace(p.offset / 4096, kNone);
+    b.peer = entry->second;
+    entry->second = number;
+  }
+  blocks_.push_back(b);
+  ++counters.translated_blocks;
+  counters.translated_instructions += b.count;
+  counters.code_bytes += b.code_bytes;
+  counters.translation_ticks += host_tsc() - began;
+  return &blocks_.back();
+}
+
+}  // namespace skerry::soft

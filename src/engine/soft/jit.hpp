@@ -1,0 +1,165 @@
+// Jit: runs one vCPU's guest code as translated host code, and keeps that code.
+//
+// Translated code (translator.hpp) runs with guest registers in host registers. It leaves through
+// *gates*: short pieces of code that put the registers into the Cpu, call a function of this class on
+// the ordinary stack, and go on where that function says. Every gate but the one that leaves may
+// come back: a TLB miss is filled and tried again, an instruction that is not translated is run by
+// the interpreter's handler, a jump is linked to its target.
+//
+// A block is valid while the bytes it came from are watched and unchanged (block.hpp). When its page
+// is written its first bytes are replaced by a jump to a gate, so that whoever is linked to it ends
+// up there; if the bytes turn out unchanged they are put back.
+//
+// Each vCPU has its own code: no locks, no cross-modification. All of this belongs to the vCPU's
+// thread; other threads only post the pages whose code was written (Core::code_pages).
+#pragma once
+
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "engine/soft/core.hpp"
+
+namespace skerry::soft {
+
+class Translator;
+
+/// A place in translated code that may call C++ about one guest instruction.
+struct Site {
+  u32 block;
+  u32 retry, after;  ///< offsets in the code cache; after 0: the block does not go on
+  u16 at;            ///< of the instruction in its page
+  u16 size;          ///< bytes checked
+  u8 length;         ///< of the instruction
+  bool write;
+  u8 count;          ///< instructions of the block before this one
+};
+
+/// A direct jump to another block in the same page, not yet or already linked.
+struct Link {
+  u32 block;
+  u32 jump;    ///< offset of its rel32 in the code cache
+  u16 target;  ///< offset in the page
+  u8 count;    ///< instructions of the block that were executed
+};
+
+struct JitBlock {
+  u64 gpa = ~u64{0};
+  u32 mode = 0;
+  u32 version = 0;
+  memory::CodePage* page = nullptr;
+  u32 code = 0;  ///< offset of the host code in the cache
+  u32 code_bytes = 0, hot_bytes = 0;
+  u32 guest = 0;  ///< offset of the guest's bytes in Jit::bytes_
+  u16 bytes = 0, count = 0;
+  u16 page_offset = 0;  ///< of the first byte
+  u16 entry = 0;        ///< where the code starts when vector registers are live
+  bool vectors = false;  ///< uses vector registers
+  bool stale = false;    ///< its first bytes are a jump to a gate
+  u8 head[5] = {};       ///< what they were
+  u32 stale_stub = 0;    ///< offset in the cache
+  u32 chain = ~u32{0};   ///< next with the same hash
+  u32 peer = ~u32{0};    ///< next in the same page
+};
+
+/// Host instructions that may fault by themselves (divisions, vector instructions).
+struct NativeFault {
+  u32 host;  ///< offset in the cache
+  u32 block;
+  u16 at;    ///< guest instruction in its page
+  u8 length;
+  bool flags_live;  ///< EFLAGS hold the guest's (else Cpu::saved_flags do)
+};
+
+class Jit {
+ public:
+  /// Null: the host gives no executable memory (the reason was logged).
+  static std::unique_ptr<Jit> create(Cpu::Core& core);
+  ~Jit();
+
+  /// Whether the current mode is translated at all.
+  bool suits() const;
+  /// Runs guest code until something other than code wants attention. Cpu state is exact before and
+  /// after.
+  void run();
+  /// The code of this page (offset in the memfd) was written.
+  void page_written(u64 page);
+  /// Forgets all code.
+  void flush();
+
+  struct Counters {
+    u64 translated_blocks = 0, translated_instructions = 0, translation_ticks = 0, code_bytes = 0;
+    u64 entries = 0, dispatches = 0, links = 0, flushes = 0, stale_blocks = 0, revalidated = 0;
+    u64 tlb_fills = 0, slow_accesses = 0, interpreted = 0, vector_loads = 0, vector_saves = 0;
+    u64 faults = 0;
+  } counters;
+  /// How often the interpreter stood in, by isa::Sem.
+  std::vector<u64> interpreted_by_sem;
+
+  static constexpr u64 kCacheSize = 32 * MiB;
+
+ private:
+  friend class Translator;
+  friend struct Gates;
+  explicit Jit(Cpu::Core& core);
+  bool map();
+  void make_gates();
+  u32 mode_word() const;
+
+  // ---- what gates call. They return where translated code goes on, null to leave.
+  u8* slow(u32 site);         ///< an access missed; its address is in Cpu::scratch
+  u8* interpret(u32 site);    ///< an instruction for the interpreter
+  u8* link(u32 index);        ///< an unlinked direct jump
+  u8* dispatch(u64 target);   ///< an indirect jump that found nothing
+  u8* stop(u32 site);         ///< somebody wants attention; before the site's instruction
+  u8* stale(u32 block);       ///< a block whose page was written
+  u8* load_vectors(u32 block);
+  u8* native_fault(u64 host);
+
+  /// From Cpu state: where to go on, null to leave.
+  u8* resume();
+  u8* run_one(u32 site);  ///< by the interpreter's handler
+  JitBlock* find(u64 linear);
+  JitBlock* translate(u64 gpa, u64 linear, u32 mode);
+  bool revalidate(JitBlock& block);
+  u8* entry_for(u64 linear, JitBlock& block);
+  void save_vectors();
+  void restore_vectors();
+  void flags_to_cpu();
+  void flags_from_cpu();
+
+  u8* run_at(u32 offset) const { return run_ + offset; }
+  u8* write_at(u32 offset) const { return write_ + offset; }
+  u32 offset_of(const u8* host) const { return static_cast<u32>(host - run_); }
+  void patch_jump(u32 at, u32 target);
+
+  Cpu::Core& core_;
+  Cpu& cpu_;
+  u8 *write_ = nullptr, *run_ = nullptr;
+  u32 used_ = 0, first_block_at_ = 0;
+  std::unique_ptr<Translator> translator_;
+
+  // Offsets of the gates.
+  struct GateTable {
+    u32 enter, resume, slow, interpret, interpret_live, link, dispatch, stop, stop_live, stale,
+        load_vectors, native_fault;
+  } gate_{};
+
+  std::vector<JitBlock> blocks_;
+  std::vector<u32> buckets_;
+  std::unordered_map<u64, u32> pages_;  ///< page of the memfd -> first block
+  std::vector<Site> sites_;
+  std::vector<Link> links_;
+  std::vector<NativeFault> faults_;
+  std::vector<u8> bytes_;
+  struct Decoded {
+    isa::Insn insn;
+    Op op;
+  };
+  std::unordered_map<u64, std::unique_ptr<Decoded>> decoded_;  ///< by block and offset
+  std::unordered_map<u64, u32> entries_;  ///< linear address and block -> indirect entry
+  bool vectors_unknown_ = true;  ///< which vector components are in use has to be found out
+};
+
+}  // namespace skerry::soft

@@ -1,0 +1,109 @@
+// The gates: code between translated code and C++ (jit.hpp), made once per code cache.
+#include "engine/soft/assembler.hpp"
+#include "engine/soft/jit.hpp"
+
+namespace skerry::soft {
+
+/// What gates call.
+struct Gates {
+  static Jit& jit(Cpu* cpu) { return *cpu->core->jit; }
+  static u8* slow(Cpu* cpu, u64 n) { return jit(cpu).slow(static_cast<u32>(n)); }
+  static u8* interpret(Cpu* cpu, u64 n) { return jit(cpu).interpret(static_cast<u32>(n)); }
+  static u8* link(Cpu* cpu, u64 n) { return jit(cpu).link(static_cast<u32>(n)); }
+  static u8* dispatch(Cpu* cpu, u64 target) { return jit(cpu).dispatch(target); }
+  static u8* stop(Cpu* cpu, u64 n) { return jit(cpu).stop(static_cast<u32>(n)); }
+  static u8* stale(Cpu* cpu, u64 n) { return jit(cpu).stale(static_cast<u32>(n)); }
+  static u8* load_vectors(Cpu* cpu, u64 n) { return jit(cpu).load_vectors(static_cast<u32>(n)); }
+  static u8* native_fault(Cpu* cpu, u64 host) { return jit(cpu).native_fault(host); }
+};
+
+void Jit::make_gates() {
+  Assembler a;
+  constexpr u8 kSaved[] = {hbx, hbp, h12, h13, h14, h15};
+  // The base register's value less the Cpu's address is its size.
+  constexpr i32 kSize = static_cast<i32>(sizeof(Cpu));
+
+  // enter(cpu, target): on a frame that leaves the stack aligned for calls.
+  gate_.enter = a.size();
+  for (u8 r : kSaved) {
+    if (r >= 8) a.byte(0x41);
+    a.byte(static_cast<u8>(0x50 | (r & 7)));
+  }
+  a.alu_imm(5, hsp, 8);
+  a.store({hdi, kNoReg, 0, kSize + at::kHostStack}, hsp);
+  a.mov(hbx, hdi);
+  a.mov(hax, hsi);
+
+  // Goes on at RAX with the Cpu in RBX; null: returns from enter().
+  gate_.resume = a.size();
+  a.op_reg(0x85, hax, hax);
+  const u32 leave = a.jcc8(cE);
+  a.load(hsp, {hbx, kNoReg, 0, kSize + at::kJitBase});
+  a.store(a.base(at::kScratch), hax);
+  a.restore_flags(kT1);
+  for (u8 guest = 0; guest < 16; ++guest)
+    if (kHome[guest] != kNoReg) a.load(kHome[guest], a.base(at::gpr(guest)));
+  a.jmp_mem(a.base(at::kScratch));
+  a.patch8(leave);
+  a.alu_imm(0, hsp, 8);
+  for (unsigned i = 6; i-- > 0;) {
+    if (kSaved[i] >= 8) a.byte(0x41);
+    a.byte(static_cast<u8>(0x58 | (kSaved[i] & 7)));
+  }
+  a.byte(0xc3);
+
+  auto gate = [&](u8* (*function)(Cpu*, u64), u8 argument, bool flags) {
+    while (a.size() % 16) a.byte(0xcc);
+    const u32 at = a.size();
+    if (flags) a.save_flags(argument == kT0 ? kT1 : kT0);
+    for (u8 guest = 0; guest < 16; ++guest)
+      if (kHome[guest] != kNoReg) a.store(a.base(at::gpr(guest)), kHome[guest]);
+    a.store(a.base(at::kJitBase), hsp);
+    a.load(hbx, a.base(at::kSelf));
+    a.mov(hsi, argument);
+    a.mov(hdi, hbx);
+    a.load(hsp, {hbx, kNoReg, 0, kSize + at::kHostStack});
+    a.mov_imm(hax, reinterpret_cast<u64>(function));
+    a.bytes({0xff, 0xd0});  // call rax
+    a.patch32(a.jmp32(), gate_.resume);
+    return at;
+  };
+  gate_.slow = gate(Gates::slow, kT1, false);
+  gate_.interpret = gate(Gates::interpret, kT1, false);
+  gate_.link = gate(Gates::link, kT1, true);
+  gate_.dispatch = gate(Gates::dispatch, kT0, true);
+  gate_.stop = gate(Gates::stop, kT1, false);
+  gate_.stop_live = gate(Gates::stop, kT1, true);
+  gate_.stale = gate(Gates::stale, kT1, true);
+  gate_.load_vectors = gate(Gates::load_vectors, kT1, true);
+  gate_.native_fault = gate(Gates::native_fault, kT0, false);
+  while (a.size() % 64) a.byte(0xcc);
+  std::memcpy(write_, a.code.get(), a.size());
+  used_ = first_block_at_ = a.size();
+}
+
+// Checks that the linear address in kT0 is the one this entry is for.
+u8* Jit::entry_for(u64 linear, JitBlock& block) {
+  const u64 key = linear ^ (u64{block.code} << 40);
+  u32& known = entries_[key];
+  if (known) return run_at(known);
+  Assembler a;
+  const u32 place = used_;
+  a.mov_imm(kT1, -linear);
+  a.lea(kT1, {kT1, kT0, 0, 0});
+  const u32 here = a.jrcxz();
+  const u32 elsewhere = a.size();
+  a.patch32(a.jmp32(), gate_.dispatch - place);
+  a.patch8(here);
+  a.load(kT1, a.base(at::kGo), false);
+  a.bytes({0xe3, static_cast<u8>(elsewhere - (a.size() + 2))});  // jrcxz
+  a.lea(kT0, {kT0, kNoReg, 0, -static_cast<i32>(linear & 0xfff)});
+  a.store(a.base(at::kCodePage), kT0);
+  a.patch32(a.jmp32(), block.code - place);
+  std::memcpy(write_at(place), a.code.get(), a.size());
+  used_ += align_up(a.size(), 16u);
+  known = place;
+  return run_at(place);
+}
+
+}  // namespace skerry::soft

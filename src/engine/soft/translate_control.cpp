@@ -1,0 +1,178 @@
+// Translator: control transfers and what the interpreter does.
+#include "engine/soft/translator.hpp"
+
+namespace skerry::soft {
+
+using isa::Insn;
+using isa::OperandKind;
+using isa::Sem;
+
+namespace {
+constexpr u8 kRcx = 1, kRsp = 4;
+constexpr i32 kTarget = at::kDelta + 32;  ///< where a call keeps its target while it pushes
+}  // namespace
+
+void Translator::interpret(const Item& item) {
+  if (in_eflags_ && !in_slot_) hot_.save_flags(kT0);
+  in_slot_ = true;
+  const u32 site = new_site(item, 0, false);
+  hot_.mov_imm32(kT1, site);
+  to_gate(hot_, jit_.gate_.interpret);
+  if (!item.ends) jit_.sites_[site].after = place_ + hot_.size();
+  in_eflags_ = true;
+}
+
+/// Where kT0 leads: the instance's jump table, by its low bits.
+void Translator::indirect() {
+  if (fast_pext_) {
+    hot_.pext_mem(kT1, kT0, hot_.base(at::kJumpMask));
+  } else {
+    hot_.save_flags(kT1);
+    hot_.mov(kT1, kT0, false);
+    hot_.alu_imm(4, kT1, Instance::kJumps - 1, false);
+    hot_.store(hot_.base(at::kDelta), hax);
+    hot_.movzx16_mem(hax, hot_.base(at::kSavedFlags));
+    hot_.bytes({0x04, 0x7f, 0x9e});  // add al, 127; sahf
+    hot_.load(hax, hot_.base(at::kDelta));
+  }
+  hot_.jmp_mem({kBase, kT1, 3, at::kJump});
+}
+
+void Translator::go_to(i64 target) {
+  if (target >= 0 && target < 4096) {
+    jump_out(0, false, target);
+    return;
+  }
+  hot_.load(kT0, hot_.base(at::kCodePage));
+  hot_.lea(kT0, {kT0, kNoReg, 0, static_cast<i32>(target)});
+  indirect();
+}
+
+void Translator::jump_out(u8 condition, bool conditional, i64 target) {
+  const u32 jump = conditional ? hot_.jcc32(condition).at : hot_.jmp32().at;
+  if (target >= 0 && target < 4096) {
+    const u32 number = static_cast<u32>(jit_.links_.size());
+    jit_.links_.push_back(
+        {block_, place_ + jump, static_cast<u16>(target), static_cast<u8>(current_ + 1)});
+    colds_.push_back({Cold::link, jump, number});
+  } else {
+    colds_.push_back({Cold::far, jump, 0, target});
+  }
+}
+
+void Translator::jump(const Item& item) {
+  const Insn& insn = item.insn;
+  if (insn.op[0].kind == OperandKind::relative) {
+    need_flags(kT0);
+    const i64 target = item.at + insn.length + static_cast<i64>(insn.imm);
+    if (target > item.at) return go_to(target);
+    hot_.load(kT1, hot_.base(at::kGo), false);
+    const u32 out = hot_.jrcxz();
+    const u32 site = new_site(item, 0, false);
+    go_to(target);
+    hot_.patch8(out);
+    colds_.push_back({Cold::stop_live, hot_.jmp32().at, site});
+    return;
+  }
+  load_target(item);
+  indirect();
+}
+
+void Translator::load_target(const Item& item) {
+  const Insn& insn = item.insn;
+  if (insn.op[0].kind == OperandKind::memory) {
+    protect_flags(item);
+    new_site(item, 8, false);
+    linear_address(insn, insn.mem, item.at);
+    hot_.load(kT0, check(item, 8, false, false).mem);
+    if (insn.sem == Sem::jmp && !in_eflags_) {
+      hot_.store(hot_.base(kTarget), kT0);
+      need_flags(kT0);
+      hot_.load(kT0, hot_.base(kTarget));
+    }
+    return;
+  }
+  if (insn.sem == Sem::jmp) need_flags(kT0);
+  const u8 guest = insn.op[0].reg;
+  if (kHome[guest] == kNoReg)
+    hot_.load(kT0, hot_.base(at::gpr(guest)));
+  else
+    hot_.mov(kT0, kHome[guest]);
+}
+
+void Translator::jcc(const Item& item) {
+  const Insn& insn = item.insn;
+  need_flags(kT0);
+  const i64 target = item.at + insn.length + static_cast<i64>(insn.imm);
+  if (target > item.at) return jump_out(insn.condition, true, target);
+  // A loop: look whether somebody wants attention.
+  hot_.load(kT1, hot_.base(at::kGo), false);
+  const u32 out = hot_.jrcxz();
+  const u32 site = new_site(item, 0, false);
+  jump_out(insn.condition, true, target);
+  const u32 over = hot_.jmp8();
+  hot_.patch8(out);
+  colds_.push_back({Cold::stop_live, hot_.jmp32().at, site});
+  hot_.patch8(over);
+}
+
+void Translator::call(const Item& item) {
+  const Insn& insn = item.insn;
+  const u8 sp = kHome[kRsp];
+  const bool relative = insn.op[0].kind == OperandKind::relative;
+  if (!relative) {
+    load_target(item);
+    hot_.store(hot_.base(kTarget), kT0);
+  }
+  protect_flags(item);
+  new_site(item, 8, true);
+  hot_.lea(kT0, {sp, kNoReg, 0, -8});
+  const Address a = check(item, 8, true, true);
+  hot_.load(kT1, hot_.base(at::kCodePage));
+  hot_.lea(kT1, {kT1, kNoReg, 0, item.at + insn.length});
+  hot_.store(a.mem, kT1);
+  hot_.lea(sp, {sp, kNoReg, 0, -8});
+  need_flags(kT0);
+  if (relative) return go_to(item.at + insn.length + static_cast<i64>(insn.imm));
+  hot_.load(kT0, hot_.base(kTarget));
+  indirect();
+}
+
+void Translator::ret(const Item& item) {
+  const Insn& insn = item.insn;
+  const u8 sp = kHome[kRsp];
+  const i32 release = insn.op[0].kind == OperandKind::immediate ? static_cast<i32>(insn.imm & 0xffff) : 0;
+  protect_flags(item);
+  new_site(item, 8, false);
+  hot_.mov(kT0, sp);
+  const Address a = check(item, 8, false, false);
+  hot_.load(kT0, a.mem);
+  hot_.lea(sp, {sp, kNoReg, 0, 8 + release});
+  if (!in_eflags_ && in_slot_) need_flags(kT1);
+  indirect();
+}
+
+void Translator::loop(const Item& item) {
+  const Insn& insn = item.insn;
+  need_flags(kT0);
+  const i64 next = item.at + insn.length, target = next + static_cast<i64>(insn.imm);
+  u32 out = ~u32{0}, site = 0;
+  if (target <= item.at) {
+    hot_.load(kT1, hot_.base(at::kGo), false);
+    out = hot_.jrcxz();
+    site = new_site(item, 0, false);
+  }
+  const u8 rcx = kHome[kRcx];
+  if (insn.sem == Sem::loop) hot_.lea(rcx, {rcx, kNoReg, 0, -1});
+  hot_.mov(hcx, rcx);
+  const u32 zero = hot_.jrcxz();
+  go_to(insn.sem == Sem::loop ? target : next);
+  hot_.patch8(zero);
+  go_to(insn.sem == Sem::loop ? next : target);
+  if (out != ~u32{0}) {
+    hot_.patch8(out);
+    colds_.push_back({Cold::stop_live, hot_.jmp32().at, site});
+  }
+}
+
+}  // namespace skerry::soft

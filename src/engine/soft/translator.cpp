@@ -1,0 +1,396 @@
+#include "engine/soft/translator.hpp"
+
+#include <cpuid.h>
+
+#include <algorithm>
+
+namespace skerry::soft {
+
+using isa::Class;
+using isa::Insn;
+using isa::Operand;
+using isa::OperandKind;
+using isa::Sem;
+
+namespace {
+
+constexpr u32 kAllFlags = kArithmeticFlags;
+
+bool host_has_bmi2() {
+  return __builtin_cpu_supports("bmi2");
+}
+
+/// AMD before Zen 3 does PEXT in microcode, some 20 to 250 cycles.
+bool host_has_fast_pext() {
+  if (!host_has_bmi2()) return false;
+  u32 a = 0, b = 0, c = 0, d = 0;
+  __cpuid(0, a, b, c, d);
+  if (b != 0x68747541) return true;  // "Auth"enticAMD
+  __cpuid(1, a, b, c, d);
+  const u32 family = ((a >> 8) & 15) + ((a >> 20) & 255);
+  return family >= 0x19;
+}
+
+bool is_vector(const Insn& insn) {
+  return insn.cls == Class::sse || insn.cls == Class::avx || insn.cls == Class::avx512 ||
+         insn.cls == Class::mask;
+}
+
+/// Immediate count of a shift or rotation that is not zero: the flags do change.
+bool counted(const Insn& insn) {
+  for (unsigned i = 0; i < insn.operands; ++i)
+    if (insn.op[i].kind == OperandKind::immediate)
+      return insn.imm & (insn.opsize == 8 ? 63 : 31);
+  return false;
+}
+
+}  // namespace
+
+Translator::Translator(Jit& jit)
+    : jit_(jit),
+      items_(new Item[kMaxInsns]),
+      bmi2_(host_has_bmi2()),
+      fast_pext_(host_has_fast_pext()) {}
+
+void Translator::begin(std::span<const u8> code, u32 offset, u32 mode, u32 block, u32 place) {
+  hot_.clear();
+  cold_.clear();
+  colds_.clear();
+  outside_.clear();
+  code_ = code;
+  offset_ = at_ = offset;
+  mode_ = mode;
+  block_ = block;
+  place_ = place;
+  first_site_ = static_cast<u32>(jit_.sites_.size());
+  done_ = vectors_ = false;
+  in_eflags_ = true;
+  in_slot_ = false;
+  n_ = current_ = 0;
+}
+
+bool Translator::want_more() const {
+  return !done_ && n_ < kMaxInsns && at_ < 4096;
+}
+
+bool Translator::copyable(const Insn& insn) const {
+  const bool sse = mode_ & kModeSse;
+  switch (insn.cls) {
+    case Class::integer:
+      switch (insn.sem) {
+        case Sem::bound:
+        case Sem::enter:
+        case Sem::xlat:
+        case Sem::cld:
+        case Sem::std:
+        case Sem::push:
+        case Sem::pop:
+        case Sem::popf:
+        case Sem::pushf:
+        case Sem::rdssp:
+        case Sem::movdir64b:
+        case Sem::daa:
+        case Sem::das:
+        case Sem::aaa:
+        case Sem::aas:
+        case Sem::aam:
+        case Sem::aad: return false;
+        case Sem::bt:
+        case Sem::btc:
+        case Sem::btr:
+        case Sem::bts:
+          // With a register the bit may lie far from the operand.
+          if (insn.op[0].kind == OperandKind::memory && insn.op[1].kind != OperandKind::immediate)
+            return false;
+          break;
+        default: break;
+      }
+      for (const Operand& o : insn.op)
+        if (o.kind == OperandKind::segment) return false;
+      return select_system(insn) == nullptr;
+    case Class::sse:
+      if (!sse) return false;
+      break;
+    case Class::avx:
+      if (!(mode_ & kModeAvx)) return false;
+      break;
+    case Class::avx512:
+    case Class::mask:
+      if (!(mode_ & kModeAvx512)) return false;
+      break;
+    default: return false;
+  }
+  if (insn.mem.vsib) return false;
+  for (const Operand& o : insn.op)
+    if (o.kind == OperandKind::mmx || o.kind == OperandKind::st) return false;
+  switch (insn.sem) {
+    case Sem::maskmovdqu:
+    case Sem::vmaskmovdqu: return false;
+    default: return true;
+  }
+}
+
+Translator::Kind Translator::classify(const Insn& insn) const {
+  const bool near64 = insn.opsize == 8;
+  switch (insn.sem) {
+    case Sem::nop:
+    case Sem::endbr32:
+    case Sem::endbr64: return Kind::skip;
+    case Sem::jmp: return Kind::jump;
+    case Sem::jcc: return Kind::jcc;
+    case Sem::call: return Kind::call;
+    case Sem::ret: return Kind::ret;
+    case Sem::loop:
+    case Sem::jcxz: return insn.addrsize == 8 ? Kind::loop : Kind::interpret;
+    case Sem::push:
+      return near64 && insn.op[0].kind != OperandKind::segment ? Kind::push : Kind::interpret;
+    case Sem::pop: return near64 && insn.op[0].kind == OperandKind::gpr ? Kind::pop : Kind::interpret;
+    case Sem::leave: return near64 ? Kind::leave : Kind::interpret;
+    case Sem::lea: return insn.addrsize == 8 || insn.mem.base != isa::Memory::kRip ? Kind::lea : Kind::interpret;
+    default: break;
+  }
+  if (!copyable(insn)) return Kind::interpret;
+  if (const Operand* m = insn.memory_operand())
+    if (m->size == 0 || (insn.addrsize == 4 && insn.mem.base == isa::Memory::kRip))
+      return Kind::interpret;
+  Plan p;
+  return plan(insn, p) ? Kind::copy : Kind::interpret;
+}
+
+bool Translator::decode_next() {
+  Item& item = items_[n_];
+  item.insn = Insn{};
+  const u32 index = at_ - offset_;
+  const std::span<const u8> bytes = code_.subspan(index, std::min<size_t>(15, code_.size() - index));
+  const isa::DecodeStatus status = isa::decode(bytes, {64, true}, item.insn);
+  const Insn& insn = item.insn;
+  item.at = static_cast<u16>(at_);
+  item.ends = false;
+  item.reads = item.changes = item.kills = 0;
+  if (status == isa::DecodeStatus::truncated && bytes.size() < 15) return false;
+  if (status != isa::DecodeStatus::ok || !isa::feature_allowed(insn, jit_.core_.shared.features)) {
+    // #UD, #GP, or what a processor without the feature does.
+    item.kind = Kind::interpret;
+    if (status != isa::DecodeStatus::ok) {
+      item.insn = Insn{};
+      item.insn.length = static_cast<u8>(bytes.size());  // all that was looked at
+    }
+    item.ends = true;
+    done_ = true;
+    ++n_;
+    at_ += item.insn.length;
+    return true;
+  }
+  item.kind = classify(insn);
+  const isa::Flags& f = isa::row_of(insn).flags;
+  item.reads = f.read & kAllFlags;
+  item.changes = f.changed() & kAllFlags;
+  item.kills = (f.conditional && !counted(insn) ? 0 : f.changed()) & kAllFlags;
+  if (insn.sem == Sem::jcc || insn.sem == Sem::cmovcc || insn.sem == Sem::setcc)
+    item.reads = kAllFlags;  // more than one condition's, which is simpler
+  switch (item.kind) {
+    case Kind::interpret:
+      item.reads = kAllFlags;  // they must be in the Cpu
+      item.kills = 0;
+      switch (insn.sem) {
+        case Sem::jmp_far:
+        case Sem::call_far:
+        case Sem::ret_far:
+        case Sem::iret:
+        case Sem::int_:
+        case Sem::int3:
+        case Sem::int1:
+        case Sem::syscall:
+        case Sem::sysret:
+        case Sem::sysenter:
+        case Sem::sysexit:
+        case Sem::hlt:
+        case Sem::ud0:
+        case Sem::ud1:
+        case Sem::ud2:
+        case Sem::loop:
+        case Sem::loope:
+        case Sem::loopne:
+        case Sem::jcxz: item.ends = done_ = true; break;
+        default: break;
+      }
+      break;
+    case Kind::jump:
+    case Kind::call:
+    case Kind::ret:
+    case Kind::loop: item.ends = done_ = true; break;
+    case Kind::copy:
+      if (is_vector(insn)) vectors_ = true;
+      break;
+    default: break;
+  }
+  ++n_;
+  at_ += insn.length;
+  return true;
+}
+
+// Backwards: an exit wants all flags.
+void Translator::liveness() {
+  u32 live = kAllFlags;
+  for (u32 i = n_; i-- > 0;) {
+    Item& item = items_[i];
+    if (item.kind == Kind::jcc) live = kAllFlags;
+    item.live_after = live;
+    live = (live & ~item.kills) | item.reads;
+  }
+}
+
+// ---- flags
+
+void Translator::protect_flags(const Item& item) {
+  if (wanted_flags(item) && !in_slot_) {
+    hot_.save_flags(kT0);
+    in_slot_ = true;
+  }
+  in_eflags_ = false;
+}
+
+void Translator::need_flags(u8 temp) {
+  if (in_eflags_) return;
+  hot_.restore_flags(temp);
+  in_eflags_ = true;
+}
+
+void Translator::flags_before_op(const Item& item, u8 temp) {
+  const bool merges = item.changes && (item.live_after & ~item.kills);
+  if (item.reads || merges) need_flags(temp);
+}
+
+void Translator::flags_after_op(const Item& item) {
+  if (!item.changes) return;
+  in_eflags_ = true;
+  in_slot_ = false;
+}
+
+// ---- one block
+
+void Translator::emit_item(Item& item) {
+  switch (item.kind) {
+    case Kind::skip: break;
+    case Kind::copy: copy(item); break;
+    case Kind::interpret: interpret(item); break;
+    case Kind::push: push(item); break;
+    case Kind::pop: pop(item); break;
+    case Kind::leave: leave(item); break;
+    case Kind::lea: lea(item); break;
+    case Kind::jump: jump(item); break;
+    case Kind::jcc: jcc(item); break;
+    case Kind::call: call(item); break;
+    case Kind::ret: ret(item); break;
+    case Kind::loop: loop(item); break;
+  }
+}
+
+bool Translator::finish(JitBlock& b) {
+  if (n_ == 0) return false;
+  liveness();
+  if (vectors_) {
+    hot_.movzx8_mem(kT1, hot_.base(at::kVectorLive));
+    const u32 none = hot_.jrcxz();
+    const u32 over = hot_.jmp8();
+    hot_.patch8(none);
+    hot_.mov_imm32(kT1, block_);
+    to_gate(hot_, jit_.gate_.load_vectors);
+    hot_.patch8(over);
+  }
+  b.entry = static_cast<u16>(hot_.size());
+  for (current_ = 0; current_ < n_; ++current_) emit_item(items_[current_]);
+  current_ = n_;
+  if (!items_[n_ - 1].ends) {
+    need_flags(kT0);
+    go_to(at_);
+  }
+  end_block(b);
+  return true;
+}
+
+void Translator::end_block(JitBlock& b) {
+  emit_cold();
+  b.stale_stub = place_ + hot_.size() + cold_.size();
+  cold_.mov_imm32(kT1, block_);
+  to_gate(cold_, jit_.gate_.stale);
+  resolve();
+  b.count = static_cast<u16>(n_);
+  b.bytes = static_cast<u16>(at_ - offset_);
+  b.vectors = vectors_;
+  b.code = place_;
+  b.hot_bytes = hot_.size();
+  b.code_bytes = hot_.size() + cold_.size();
+}
+
+void Translator::step_block(u32 offset, u32 block, u32 place, JitBlock& b) {
+  begin({}, offset, 0, block, place);
+  Item& item = items_[0];
+  item.insn = Insn{};
+  item.at = static_cast<u16>(offset);
+  item.ends = true;
+  item.kind = Kind::interpret;
+  item.reads = item.live_after = kAllFlags;
+  n_ = 1;
+  interpret(item);
+  end_block(b);
+  b.bytes = 0;
+}
+
+void Translator::to_gate(Assembler& a, u32 gate) {
+  const Fixup f = a.jmp32();
+  outside_.push_back({&a == &cold_, f.at, gate});
+}
+
+u32 Translator::new_site(const Item& item, u32 size, bool write) {
+  jit_.sites_.push_back({block_, place_ + hot_.size(), 0, item.at, static_cast<u16>(size),
+                         item.insn.length, write, static_cast<u8>(current_)});
+  return static_cast<u32>(jit_.sites_.size() - 1);
+}
+
+void Translator::emit_cold() {
+  for (const Cold& c : colds_) {
+    // The jump in hot code that leads here.
+    const u32 rel = hot_.size() + cold_.size() - (c.from + 4);
+    std::memcpy(&hot_.code[c.from], &rel, 4);
+    switch (c.kind) {
+      case Cold::slow_read:
+      case Cold::slow_write:
+        // kT0 - tag is in kT0, the entry's place in kT1.
+        cold_.add_mem(kT0, {kBase, kT1, 0, c.kind == Cold::slow_read ? at::kTlbRead : at::kTlbWrite});
+        cold_.store(cold_.base(at::kScratch), kT0);
+        cold_.mov_imm32(kT1, c.number);
+        to_gate(cold_, jit_.gate_.slow);
+        break;
+      case Cold::link:
+        cold_.mov_imm32(kT1, c.number);
+        to_gate(cold_, jit_.gate_.link);
+        break;
+      case Cold::stop:
+      case Cold::stop_live:
+        cold_.mov_imm32(kT1, c.number);
+        to_gate(cold_, c.kind == Cold::stop ? jit_.gate_.stop : jit_.gate_.stop_live);
+        break;
+      case Cold::far:
+        cold_.load(kT0, cold_.base(at::kCodePage));
+        cold_.lea(kT0, {kT0, kNoReg, 0, static_cast<i32>(c.target)});
+        if (fast_pext_)
+          cold_.pext_mem(kT1, kT0, cold_.base(at::kJumpMask));
+        else
+          cold_.movzx16(kT1, kT0);
+        cold_.jmp_mem({kBase, kT1, 3, at::kJump});
+        break;
+    }
+  }
+}
+
+void Translator::resolve() {
+  for (const Outside& o : outside_) {
+    Assembler& a = o.in_cold ? cold_ : hot_;
+    const u32 here = place_ + (o.in_cold ? hot_.size() : 0) + o.at + 4;
+    const u32 rel = o.target - here;
+    std::memcpy(&a.code[o.at], &rel, 4);
+  }
+}
+
+}  // namespace skerry::soft

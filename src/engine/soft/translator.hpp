@@ -1,0 +1,186 @@
+// Translator: guest instructions of one block to host code (copy and patch).
+//
+// An instruction that touches only registers is emitted again with other register numbers; a memory
+// operand is looked up in the soft TLB first; control transfers become jumps to other blocks; what
+// remains calls the interpreter's handler. A block goes on past conditional jumps that are not taken
+// and ends at other control transfers, at the end of its page or after kMaxInsns.
+//
+// Flags: at the start and at every exit of a block the guest's arithmetic flags are in EFLAGS. In
+// between a TLB check may destroy them; if somebody still wants them they are saved before
+// (Cpu::saved_flags) and restored when they are wanted. Flags that will be overwritten before anybody
+// reads them are not kept, also not for a fault in between.
+//
+// Pure: reads guest bytes given to it, writes to buffers of its own; Jit puts the result in place.
+#pragma once
+
+#include <span>
+
+#include "engine/soft/assembler.hpp"
+#include "engine/soft/jit.hpp"
+#include "isa/row.hpp"
+
+namespace skerry::soft {
+
+/// What a block's code depends on besides its bytes.
+enum Mode : u32 {
+  kModeUser = 1,      ///< CPL 3
+  kModeSse = 2,       ///< SSE instructions may run
+  kModeAvx = 4,       ///< AVX instructions may
+  kModeAvx512 = 8,    ///< AVX-512 instructions may
+};
+
+class Translator {
+ public:
+  static constexpr u32 kMaxInsns = 48;
+
+  explicit Translator(Jit& jit);
+
+  /// Translates from `offset` in a page whose bytes from there on are `code`, for placement at
+  /// `place` (an offset in the code cache), as block number `block`. fetch(n) makes sure that
+  /// the first n of `code` may be looked at. Fills in count, bytes, hot_bytes, entry, vectors,
+  /// stale_stub of `b`, and appends to the Jit's sites, links and faults. False: the instruction
+  /// at `offset` crosses into the next page.
+  template <class Fetch>
+  bool translate(std::span<const u8> code, u32 offset, u32 mode, u32 block, u32 place, JitBlock& b,
+                 Fetch fetch) {
+    begin(code, offset, mode, block, place);
+    while (want_more()) {
+      fetch(wanted());
+      if (!decode_next()) break;
+    }
+    return finish(b);
+  }
+  /// A block that runs one instruction of whatever kind through the interpreter.
+  void step_block(u32 offset, u32 block, u32 place, JitBlock& b);
+
+  const Assembler& hot() const { return hot_; }
+  const Assembler& cold() const { return cold_; }
+
+ private:
+  enum class Kind : u8 {
+    copy,
+    skip,       ///< does nothing (NOP, ENDBR, prefetches)
+    interpret,  ///< the interpreter's handler
+    push,
+    pop,
+    leave,
+    lea,
+    jump,
+    jcc,
+    call,
+    ret,
+    loop,  ///< LOOP, JRCXZ
+  };
+  struct Item {
+    isa::Insn insn;
+    u16 at;  ///< offset in the page
+    Kind kind;
+    bool ends;              ///< nothing follows
+    u32 reads = 0, changes = 0, kills = 0;  ///< flags
+    u32 live_after = 0;     ///< flags that somebody may still want
+  };
+
+  // translator.cpp
+  void begin(std::span<const u8> code, u32 offset, u32 mode, u32 block, u32 place);
+  bool want_more() const;
+  u32 wanted() const { return at_ - offset_ + 15; }
+  bool decode_next();
+  bool finish(JitBlock& b);
+  Kind classify(const isa::Insn& insn) const;
+  bool copyable(const isa::Insn& insn) const;
+  void liveness();
+  void emit_item(Item& item);
+  void emit_cold();
+  void resolve();
+  void end_block(JitBlock& b);
+
+  // flags
+  u32 wanted_flags(const Item& item) const {
+    return item.reads | (item.live_after & ~item.kills);
+  }
+  /// Before code that destroys EFLAGS: keeps what is still wanted from before `item`.
+  void protect_flags(const Item& item);
+  /// Before code that reads EFLAGS, or changes some and keeps others.
+  void need_flags(u8 temp);
+  void flags_before_op(const Item& item, u8 temp);
+  void flags_after_op(const Item& item);
+
+  // translate_memory.cpp
+  struct Address {
+    HostMem mem;
+    bool single;  ///< in one register: kT1 is free
+  };
+  /// Linear address of the instruction's memory operand to kT0.
+  void linear_address(const isa::Insn& insn, const isa::Memory& m, u16 at);
+  /// Host address of what kT0 points to; jumps to a cold stub if it is not plain memory.
+  Address check(const Item& item, u32 size, bool write, bool single);
+  void copy(const Item& item);
+  void encode(const isa::Insn& insn, const u8* original, const u8 regs[7], const HostMem* mem,
+              bool drop_66 = false);
+  void push(const Item& item);
+  void pop(const Item& item);
+  void leave(const Item& item);
+  void lea(const Item& item);
+  /// Whether copy() can do it; fills in the plan.
+  struct Plan {
+    u8 place_reg[7];  ///< host register by isa::Place
+    struct Temp {
+      u8 guest = kNoReg, host = kNoReg;
+      bool load = false, store = false;
+    } temp[2];
+    u8 temps = 0;
+    bool use_rcx = false;    ///< host RCX must hold guest RCX
+    bool high = false;       ///< AH-DH: no REX prefix
+    bool high_rcx = false;   ///< guest RCX is in host RCX for the instruction
+    bool high_rcx_written = false;
+    const isa::Operand* memory = nullptr;
+  };
+  bool plan(const isa::Insn& insn, Plan& p) const;
+
+  // translate_control.cpp
+  void jump(const Item& item);
+  void jcc(const Item& item);
+  void call(const Item& item);
+  void ret(const Item& item);
+  void loop(const Item& item);
+  void interpret(const Item& item);
+  /// To kT0: where an indirect jump or call goes. False: interpret instead.
+  void load_target(const Item& item);
+  void indirect();  ///< to kT0
+  /// To an offset relative to the page's start, in or out of the page.
+  void go_to(i64 target);
+  void jump_out(u8 condition, bool conditional, i64 target);
+  void poll(const Item& item);
+
+  u32 new_site(const Item& item, u32 size, bool write);
+  const u8* original(const Item& item) const { return code_.data() + (item.at - offset_); }
+
+  // ---- cold code, emitted behind the block
+  struct Cold {
+    enum Kind : u8 { slow_read, slow_write, link, stop, stop_live, far } kind;
+    u32 from;    ///< offset of the rel32 in hot code
+    u32 number;  ///< site or link
+    i64 target = 0;
+  };
+  /// rel32 in hot or cold code to a place outside of the block.
+  struct Outside {
+    bool in_cold;
+    u32 at, target;
+  };
+  void to_gate(Assembler& a, u32 gate);  ///< jmp
+
+  Jit& jit_;
+  Assembler hot_, cold_;
+  std::span<const u8> code_;
+  u32 offset_ = 0, at_ = 0, mode_ = 0, block_ = 0, place_ = 0;
+  u32 first_site_ = 0;
+  bool done_ = false, vectors_ = false;
+  bool in_eflags_ = true, in_slot_ = false;
+  u32 n_ = 0, current_ = 0;
+  std::unique_ptr<Item[]> items_;
+  std::vector<Cold> colds_;
+  std::vector<Outside> outside_;
+  const bool bmi2_, fast_pext_;
+};
+
+}  // namespace skerry::soft
