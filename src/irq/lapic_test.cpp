@@ -38,7 +38,8 @@ struct FakePort : machine::VcpuPort {
   void nmi() override { ++nmis; }
   void init() override { ++inits; }
   void sipi(u8 vector) override { sipis.push_back(vector); }
-  std::atomic<int> notified{0}, nmis{0}, inits{0};
+  void unhalt() override { ++unhalts; }
+  std::atomic<int> notified{0}, nmis{0}, inits{0}, unhalts{0};
   std::vector<u8> sipis;
 };
 
@@ -100,6 +101,111 @@ TEST_F(LapicTest, TakesByPriorityAndNests) {
   EXPECT_EQ(l.acknowledge(), 0x4f);
   l.mmio_write(kEoi, 0);
   EXPECT_EQ(l.mmio_read(kPpr), 0u);
+}
+
+struct FakeFlag final : machine::EoiFlag {
+  bool raise() override { return up = works; }
+  bool raised() override { return up; }
+  bool lower() override { return std::exchange(up, false); }
+  bool up = false, works = true;
+};
+
+TEST_F(LapicTest, AnInterruptAloneIsEndedByTheFlag) {
+  Lapic& l = add(0);
+  FakeFlag flag;
+  l.set_eoi_flag(&flag);
+  l.deliver(0x51, false);
+  EXPECT_EQ(l.acknowledge(), 0x51);
+  ASSERT_TRUE(flag.up);
+  EXPECT_FALSE(l.deliverable());
+  EXPECT_TRUE(flag.up) << "nothing waits";
+  EXPECT_EQ(l.mmio_read(kPpr), 0x50u);
+  flag.up = false;  // the guest's EOI
+  EXPECT_EQ(l.save().isr[2], 0u);
+  l.deliver(0x31, false);
+  EXPECT_EQ(l.acknowledge(), 0x31);
+  EXPECT_TRUE(flag.up);
+  flag.up = false;
+  EXPECT_EQ(l.mmio_read(kPpr), 0u);
+  EXPECT_EQ(l.mmio_read(kIsr + 0x10), 0u);
+}
+
+TEST_F(LapicTest, TheFlagIsLoweredWhenSomethingWaitsForTheEoi) {
+  Lapic& l = add(0);
+  FakeFlag flag;
+  l.set_eoi_flag(&flag);
+  l.deliver(0x51, false);
+  l.deliver(0x31, false);
+  EXPECT_EQ(l.acknowledge(), 0x51);
+  EXPECT_FALSE(flag.up);  // 0x31 waits
+  l.mmio_write(kEoi, 0);
+  EXPECT_EQ(l.acknowledge(), 0x31);
+  ASSERT_TRUE(flag.up);
+  l.deliver(0x32, false);
+  EXPECT_FALSE(l.deliverable());
+  EXPECT_FALSE(flag.up);
+  l.mmio_write(kEoi, 0);
+  EXPECT_EQ(l.acknowledge(), 0x32);
+  // Nested: the inner one has no flag, for whose EOI would it be?
+  EXPECT_TRUE(flag.up);
+  l.deliver(0x61, false);
+  EXPECT_EQ(l.acknowledge(), 0x61);
+  EXPECT_FALSE(flag.up);
+  l.mmio_write(kEoi, 0);
+  EXPECT_EQ(l.mmio_read(kPpr), 0x30u);
+}
+
+TEST_F(LapicTest, LevelTriggeredInterruptsNeedTheRegister) {
+  Lapic& l = add(0);
+  std::vector<int> ended;
+  bus.set_eoi_callback([&](u8 vector) { ended.push_back(vector); });
+  FakeFlag flag;
+  l.set_eoi_flag(&flag);
+  l.deliver(0x51, true);
+  EXPECT_EQ(l.acknowledge(), 0x51);
+  EXPECT_FALSE(flag.up);
+  l.mmio_write(kEoi, 0);
+  EXPECT_EQ(ended, Vectors{0x51});
+}
+
+TEST_F(LapicTest, ARegisterWriteEndsTheInterruptAndLowersTheFlag) {
+  Lapic& l = add(0);
+  FakeFlag flag;
+  l.set_eoi_flag(&flag);
+  l.deliver(0x51, false);
+  EXPECT_EQ(l.acknowledge(), 0x51);
+  l.mmio_write(kEoi, 0);
+  EXPECT_FALSE(flag.up);
+  EXPECT_EQ(l.mmio_read(kPpr), 0u);
+  l.deliver(0x52, false);
+  EXPECT_EQ(l.acknowledge(), 0x52);
+  l.settle();
+  EXPECT_FALSE(flag.up);
+  EXPECT_EQ(l.mmio_read(kPpr), 0x50u) << "still in service";
+  l.mmio_write(kEoi, 0);
+  flag.works = false;  // its memory is gone
+  l.deliver(0x53, false);
+  EXPECT_EQ(l.acknowledge(), 0x53);
+  EXPECT_EQ(l.mmio_read(kPpr), 0x50u);
+}
+
+TEST_F(LapicTest, HypercallIpisAndKicks) {
+  add(0), add(3), add(70);
+  Lapic& l = *lapics[0];
+  EXPECT_EQ(l.send_ipis(0, 1 << 3, u64{1} << 6, 0x45), 2u);
+  EXPECT_EQ(lapics[1]->acknowledge(), 0x45);
+  EXPECT_EQ(lapics[2]->acknowledge(), 0x45);
+  EXPECT_FALSE(l.deliverable());
+  EXPECT_EQ(l.send_ipis(3, 1, 0, 0x400), 1u);
+  EXPECT_EQ(ports[1]->nmis, 1);
+  EXPECT_EQ(l.send_ipis(0xffffffff, ~u64{0}, ~u64{0}, 0x45), 0u);
+  EXPECT_FALSE(l.send_ipis(0, 1, 0, 0x545));    // INIT
+  EXPECT_FALSE(l.send_ipis(0, 1, 0, 0x80045));  // a shorthand
+  EXPECT_EQ(l.send_ipis(0, 1, 0, 0x05), 0u);    // an illegal vector
+  EXPECT_FALSE(l.deliverable());
+  l.unhalt(3);
+  l.unhalt(4);
+  EXPECT_EQ(ports[1]->unhalts, 1);
 }
 
 TEST_F(LapicTest, TprHoldsBackItsClassAndBelow) {

@@ -176,6 +176,27 @@ TEST_F(MachineTest, an_nmi_wakes_a_cpu_that_halted_with_interrupts_off) {
   EXPECT_TRUE(soon([&] { return vcpus_[0]->nmis == 1 && vcpus_[0]->runs >= 2; }));
 }
 
+TEST_F(MachineTest, a_kick_ends_a_halt_with_interrupts_off_or_the_next_one) {
+  build(1);
+  vcpus_[0]->script = {Halt{false}};
+  machine_->resume();
+  ASSERT_TRUE(soon([&] { return vcpus_[0]->runs == 1; }));
+  machine_->cpu(0).unhalt();
+  ASSERT_TRUE(soon([&] { return vcpus_[0]->runs == 2; }));
+  // It runs; a kick now is kept, also in its saved state.
+  machine_->cpu(0).unhalt();
+  machine_->pause();
+  CpuState state;
+  ASSERT_TRUE(machine_->cpu(0).save(state));
+  EXPECT_TRUE(state.unhalted);
+  vcpus_[0]->script = {Halt{false}, Halt{false}};
+  const int before = vcpus_[0]->runs;
+  machine_->resume();
+  ASSERT_TRUE(soon([&] { return vcpus_[0]->runs == before + 2; }));
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  EXPECT_EQ(vcpus_[0]->runs, before + 2);  // the second HLT waits
+}
+
 TEST_F(MachineTest, a_second_cpu_starts_by_init_and_sipi_only) {
   build(2);
   machine_->resume();
