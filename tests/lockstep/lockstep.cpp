@@ -129,18 +129,15 @@ class Fine {
     BlockReport block(a, now.a);
     a.advance(pair_.next_event(), true);
     block.ended_at(a.position());
-    machine::CpuState state = now.b;
     while (b.status() == Status::running && b.position() < a.position()) {
       b.advance(b.position() + 1);
-      machine::CpuState after = b.state();
-      block.add_step(b, state, after);
-      state = after;
+      block.add_step(b.state());
     }
     if (a.status() != Status::running) b.advance(pair_.next_event());
     Findings after = pair_.compare(true);
     ++compared;
     if (options_.print) fmt::print("{}", block.code());
-    if (after.any()) return history_.text() + block.text() + text_of(after);
+    if (after.any()) return history_.text() + block.text(b) + text_of(after);
     history_.add(block);
     now = std::move(after);
     return std::nullopt;

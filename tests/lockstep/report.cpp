@@ -7,7 +7,6 @@ namespace {
 
 using machine::CpuState;
 constexpr size_t kHistory = 24;
-constexpr unsigned kSteps = 200;
 
 isa::DecodeMode mode_of(const CpuState& s) {
   const auto& cs = s.seg[machine::cs];
@@ -71,16 +70,6 @@ BlockReport::BlockReport(Side& a, const CpuState& before)
   bytes_ = a.code_at(linear_, 512);
 }
 
-void BlockReport::add_step(Side& b, const CpuState& from, const CpuState& to) {
-  if (++count_ > kSteps) return;
-  const std::vector<u8> bytes = b.code_at(linear_of(from), 15);
-  steps_ += fmt::format("  {:#x}: {}\n", from.rip, instruction(bytes, from, from.rip).first);
-  std::string changes;
-  for (const Difference& d : differences(from, to, {}))
-    if (d.name != "rip" && d.name != "tsc") changes += fmt::format(" {}={:#x}", d.name, d.b);
-  if (!changes.empty()) steps_ += "      " + changes + "\n";
-}
-
 std::string BlockReport::code() const {
   std::string text = fmt::format("block at {:#x}, position {} to {}:\n", linear_, begin_, end_);
   size_t at = 0;
@@ -93,9 +82,20 @@ std::string BlockReport::code() const {
   return text;
 }
 
-std::string BlockReport::text() const {
+std::string BlockReport::text(Side& b) const {
+  std::string steps;
+  const CpuState* from = &before_;
+  for (const CpuState& to : steps_) {
+    steps += fmt::format("  {:#x}: {}\n", from->rip,
+                         instruction(b.code_at(linear_of(*from), 15), *from, from->rip).first);
+    std::string changes;
+    for (const Difference& d : differences(*from, to, {}))
+      if (d.name != "rip" && d.name != "tsc") changes += fmt::format(" {}={:#x}", d.name, d.b);
+    if (!changes.empty()) steps += "      " + changes + "\n";
+    from = &to;
+  }
   return "the first divergent block, A's " + code() + "before it, on both sides:\n" +
-         registers(before_) + "B's steps through it:\n" + steps_ + "after it:\n";
+         registers(before_) + "B's steps through it:\n" + steps + "after it:\n";
 }
 
 void History::add(const BlockReport& block) {

@@ -24,7 +24,9 @@ class BlockReport {
   BlockReport(Side& a, const machine::CpuState& before);
   void ended_at(u64 position) { end_ = position; }
   /// B has executed one instruction, or taken an exception or interrupt.
-  void add_step(Side& b, const machine::CpuState& from, const machine::CpuState& to);
+  void add_step(const machine::CpuState& to) {
+    if (steps_.size() < kSteps) steps_.push_back(to);
+  }
 
   u64 begin() const { return begin_; }
   u64 linear() const { return linear_; }
@@ -32,14 +34,14 @@ class BlockReport {
   /// Addresses, bytes and instructions.
   std::string code() const;
   /// With the registers before, and B's steps.
-  std::string text() const;
+  std::string text(Side& b) const;
 
  private:
   machine::CpuState before_;
   u64 begin_, end_ = 0, linear_;
   std::vector<u8> bytes_;
-  std::string steps_;
-  unsigned count_ = 0;
+  static constexpr size_t kSteps = 200;
+  std::vector<machine::CpuState> steps_;
 };
 
 /// The blocks before.
