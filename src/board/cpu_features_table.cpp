@@ -100,6 +100,7 @@ constexpr CpuFeature kFeatures[] = {
     {"avx-vnni",        7, 1, eax, 4, "avx2"},
     {"avx512bf16",      7, 1, eax, 5, "avx512bw"},
     {"fzrm",            7, 1, eax, 10, ""},
+    {"bhi-ctrl",        7, 2, edx, 4, "spec-ctrl"},
     {"fsrs",            7, 1, eax, 11, ""},
     {"fsrc",            7, 1, eax, 12, ""},
     {"xsaveopt",        0xd, 1, eax, 0, "xsave"},
@@ -132,8 +133,17 @@ constexpr CpuFeature kFeatures[] = {
     {"clzero",          0x80000008, 0, ebx, 0, ""},
     {"xsaveerptr",      0x80000008, 0, ebx, 2, "xsave"},
     {"wbnoinvd",        0x80000008, 0, ebx, 9, ""},
+    {"amd-ibpb",        0x80000008, 0, ebx, 12, ""},
+    {"amd-ibrs",        0x80000008, 0, ebx, 14, ""},
+    {"amd-stibp",       0x80000008, 0, ebx, 15, ""},
+    {"amd-ssb-no",      0x80000008, 0, ebx, 26, ""},
+    {"btc-no",          0x80000008, 0, ebx, 29, ""},
     {"lfence-rdtsc",    0x80000021, 0, eax, 2, ""},
     {"null-sel-clr-base", 0x80000021, 0, eax, 6, ""},
+    {"auto-ibrs",       0x80000021, 0, eax, 8, "amd-ibrs"},
+    {"srso-no",         0x80000021, 0, eax, 29, ""},
+    {"tsa-sq-no",       0x80000021, 0, ecx, 1, ""},
+    {"tsa-l1-no",       0x80000021, 0, ecx, 2, ""},
     // clang-format on
 };
 

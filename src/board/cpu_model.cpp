@@ -64,6 +64,7 @@ constexpr std::string_view kExtras[] = {"vme",
                                         "fsrm",
                                         "spec-ctrl",
                                         "arch-capabilities",
+                                        "bhi-ctrl",
                                         "xsave",
                                         "xsaveopt",
                                         "xsavec",
@@ -388,11 +389,10 @@ class Builder {
       // APM 3 E.4.2: these bits repeat leaf 1's.
       features.edx |= leaf(1).edx & 0x0183f3ff;
     }
+    u32 top_subleaf = 0;
     for (const CpuidLeaf& l : table_)
-      if (l.leaf == 7 && l.subleaf == 1) {
-        leaf(7, 0, true).eax = 1;
-        break;
-      }
+      if (l.leaf == 7) top_subleaf = std::max(top_subleaf, l.subleaf);
+    leaf(7, 0, true).eax = top_subleaf;
     std::sort(table_.begin(), table_.end(), [](const CpuidLeaf& a, const CpuidLeaf& b) {
       return std::pair(a.leaf, a.subleaf) < std::pair(b.leaf, b.subleaf);
     });

@@ -220,6 +220,18 @@ TEST(CpuModel, KernelsNeedNoWorkarounds) {
   value = machine::arch_capabilities(build("x86-64-v2,-spec-ctrl").value());
   EXPECT_FALSE(value & 2) << "IBRS_ALL needs the register that turns IBRS on";
   EXPECT_EQ(machine::arch_capabilities(build("x86-64-v2,-arch-capabilities").value()), 0u);
+
+  // BHI_NO does not keep Linux from clearing the branch history in software; BHI_DIS_S does.
+  EXPECT_TRUE(cpuid_lookup(t, 7, 2).edx >> 4 & 1);
+  EXPECT_EQ(cpuid_lookup(t, 7, 0).eax, 2u);
+  EXPECT_FALSE(has(build("x86-64-v2,-spec-ctrl").value(), "bhi-ctrl"));
+  EXPECT_EQ(cpuid_lookup(build("x86-64-v2,-bhi-ctrl").value(), 7, 0).eax, 0u);
+  // AMD's way, for the host model on such a host.
+  CpuidTable host = build("host").value();
+  EXPECT_EQ(cpuid_lookup(host, 0x80000021, 0).ecx, 6u);
+  EXPECT_EQ(cpuid_lookup(host, 0x80000021, 0).eax >> 29 & 1, 1u);
+  EXPECT_TRUE(has(host, "auto-ibrs") && has(host, "btc-no") && has(host, "amd-ssb-no"));
+  EXPECT_FALSE(has(t, "auto-ibrs"));
 }
 
 TEST(CpuModel, FeatureNamesAreUniqueAndTheirGroundsExist) {

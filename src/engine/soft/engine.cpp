@@ -50,8 +50,11 @@ CpuidTable supported() {
   u32 ecx7 = bits_of({1, 2, 6, 8, 9, 10, 11, 12, 14, 22, 27, 28});
   // FSRM VP2INTERSECT SERIALIZE SPEC_CTRL STIBP ARCH_CAPABILITIES SSBD
   u32 edx7 = bits_of({4, 8, 14, 26, 27, 29, 31});
-  add(7, 0, true, 1, ebx7 & vector.leaf7_ebx, ecx7 & vector.leaf7_ecx, edx7 & vector.leaf7_edx);
+  add(7, 0, true, 2, ebx7 & vector.leaf7_ebx, ecx7 & vector.leaf7_ecx, edx7 & vector.leaf7_edx);
   add(7, 1, true, bits_of({4, 5}) & vector.leaf7_1_eax, 0, 0, 0);
+  // BHI_CTRL: Linux sets BHI_DIS_S once, else it clears the branch history at every system call,
+  // whatever ARCH_CAPABILITIES.BHI_NO says.
+  add(7, 2, true, 0, 0, 0, bits_of({4}));
   const u64 xcr0 = vector.xcr0;
   for (u32 n = 0; n < 63; ++n) {
     if (n >= 2 && !bit(xcr0, n)) continue;
@@ -69,8 +72,13 @@ CpuidTable supported() {
       bits_of({11, 20, 26, 27, 29}) & vector.ext1_edx);
   add(0x80000007, 0, false, 0, 0, 0, 1u << 8);  // invariant TSC
   u32 physical = std::clamp<u32>(host_leaf(0x80000008).eax & 0xff, 36, 48);
-  add(0x80000008, 0, false, physical | 48u << 8, bits_of({0, 9}), 0, 0);  // CLZERO WBNOINVD
-  add(0x80000021, 0, false, 1u << 2, 0, 0, 0);                            // LFENCE orders RDTSC
+  // CLZERO WBNOINVD. AMD's way to say what ARCH_CAPABILITIES says: IBPB IBRS STIBP SSB_NO BTC_NO;
+  // LFENCE orders RDTSC, AutoIBRS, SRSO_NO; TSA_SQ_NO, TSA_L1_NO.
+  const bool amd = zero.ebx == 0x68747541;
+  add(0x80000008, 0, false, physical | 48u << 8,
+      bits_of({0, 9}) | (amd ? bits_of({12, 14, 15, 26, 29}) : 0), 0, 0);
+  add(0x80000021, 0, false, bits_of({2}) | (amd ? bits_of({8, 29}) : 0), 0,
+      amd ? bits_of({1, 2}) : 0, 0);
   return table;
 }
 

@@ -72,6 +72,10 @@ bool has_spec_ctrl(const Cpu& cpu) {
          guest_has(cpu, 0x80000008, 0, CpuidReg::ebx, 14) ||
          guest_has(cpu, 0x80000008, 0, CpuidReg::ebx, 24);
 }
+/// IBRS, STIBP, SSBD; BHI_DIS_S. They do nothing: there is no predictor of ours to steer.
+u64 spec_ctrl_bits(const Cpu& cpu) {
+  return 7 | (guest_has(cpu, 7, 2, CpuidReg::edx, 4) ? u64{1} << 10 : 0);
+}
 bool has_pred_cmd(const Cpu& cpu) {
   return guest_has(cpu, 7, 0, CpuidReg::edx, 26) ||
          guest_has(cpu, 0x80000008, 0, CpuidReg::ebx, 12);
@@ -97,6 +101,7 @@ bool write_efer(Cpu& cpu, u64 value) {
   if (guest_has(cpu, 0x80000001, 0, CpuidReg::edx, 11)) allowed |= kEferSce;
   if (guest_has(cpu, 0x80000001, 0, CpuidReg::edx, 29)) allowed |= kEferLme;
   if (guest_has(cpu, 0x80000001, 0, CpuidReg::edx, 20)) allowed |= kEferNxe;
+  if (guest_has(cpu, 0x80000021, 0, CpuidReg::eax, 8)) allowed |= kEferAutoIbrs;
   value &= ~kEferLma;  // ignored
   if (value & ~allowed) return false;
   if (((value ^ s.efer) & kEferLme) && (s.cr0 & kCr0Pg)) return false;
@@ -220,7 +225,7 @@ bool write_msr(Cpu& cpu, u32 index, u64 value) {
       s.tsc_adjust = value;
       return true;
     case kSpecCtrl:
-      if (!has_spec_ctrl(cpu) || (value & ~u64{7})) return false;
+      if (!has_spec_ctrl(cpu) || (value & ~spec_ctrl_bits(cpu))) return false;
       s.spec_ctrl = value;
       return true;
     case kPredCmd: return has_pred_cmd(cpu) && !(value & ~u64{1});

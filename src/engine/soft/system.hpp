@@ -24,7 +24,8 @@ constexpr u64 kCr4Vme = 1, kCr4Pvi = 2, kCr4Tsd = 4, kCr4De = 8, kCr4Pse = 1 << 
               kCr4Mce = 1 << 6, kCr4Pge = 1 << 7, kCr4Pce = 1 << 8, kCr4Osfxsr = 1 << 9,
               kCr4Osxmmexcpt = 1 << 10, kCr4Umip = 1 << 11, kCr4Fsgsbase = 1 << 16,
               kCr4Pcide = 1 << 17, kCr4Osxsave = 1 << 18, kCr4Smep = 1 << 20, kCr4Smap = 1 << 21;
-constexpr u64 kEferSce = 1, kEferLme = 1 << 8, kEferLma = 1 << 10, kEferNxe = 1 << 11;
+constexpr u64 kEferSce = 1, kEferLme = 1 << 8, kEferLma = 1 << 10, kEferNxe = 1 << 11,
+              kEferAutoIbrs = 1 << 21;
 
 // Parts of select_system: null if `insn` is not theirs.
 Handler select_control_registers(const Insn& insn);  ///< control_registers.cpp
