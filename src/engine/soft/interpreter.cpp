@@ -299,7 +299,8 @@ machine::Exit Cpu::Core::run() {
         continue;
       }
     }
-    if (jit && jit->suits() && canonical(cpu.rip) && !tracing(Trace::exec)) {
+    const bool room = !deterministic() || stop_at - position() > Jit::kMostInsns;
+    if (jit && room && jit->suits() && canonical(cpu.rip) && !tracing(Trace::exec)) {
       jit->run();
       if (cpu.pending_exit) break;
       continue;

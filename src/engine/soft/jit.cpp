@@ -162,6 +162,11 @@ void Jit::restore_vectors() {
 void Jit::run() {
   give_signal_stack();
   ++counters.entries;
+  if (exact_ != core_.deterministic()) {
+    flush();
+    exact_ = core_.deterministic();
+  }
+  start_ = core_.position();
   flags_from_cpu();
   u8* to = resume();
   if (!to) return;
@@ -173,7 +178,9 @@ void Jit::run() {
 u8* Jit::resume() {
   for (;;) {
     core_.serve_code();
-    if (!cpu_.pending_exit && !core_.shutdown && suits() && cpu_.attention.arm() &&
+    counted_ = 0;
+    const bool stop = exact_ && core_.position() != start_;
+    if (!stop && !cpu_.pending_exit && !core_.shutdown && suits() && cpu_.attention.arm() &&
         canonical(cpu_.rip)) [[likely]] {
       if (JitBlock* b = find(cpu_.rip)) {
         cpu_.code_page = cpu_.rip & ~u64{0xfff};
@@ -198,6 +205,7 @@ u8* Jit::run_one(u32 site) {
   flags_to_cpu();
   const Site s = sites_[site];
   const u32 block = s.block;
+  account(s.count);
   cpu.rip = cpu.code_page + s.at;
   const Op* op;
   if (s.length == 0 || blocks_[block].bytes == 0) {
@@ -229,6 +237,10 @@ u8* Jit::run_one(u32 site) {
   core_.blocks.running = nullptr;
   const Flow flow = op->run(cpu, *op);
   if (vector) vectors_unknown_ = true;
+  if (flow != Flow::fault && flow != Flow::exit) {
+    ++core_.instructions;
+    ++counted_;
+  }
   switch (flow) {
     case Flow::next:
       cpu.rip = cpu.gpr[17];
@@ -238,6 +250,7 @@ u8* Jit::run_one(u32 site) {
         const JitBlock& b = blocks_[block];
         if (!b.stale && !cpu.pending_exit) {
           if (b.vectors) restore_vectors();
+          cpu.jit_base = base_of(*cpu.tlb.current);  // CLAC and STAC change the instance
           return run_at(s.after);
         }
       }
@@ -279,6 +292,7 @@ u8* Jit::interpret(u32 n) {
 }
 
 u8* Jit::stop(u32 n) {
+  account(sites_[n].count);
   cpu_.rip = cpu_.code_page + sites_[n].at;
   return resume();
 }
@@ -287,8 +301,10 @@ u8* Jit::link(u32 n) {
   ++counters.links;
   const Link l = links_[n];
   const u64 flushes = counters.flushes;
+  account(l.count);
   cpu_.rip = cpu_.code_page + l.target;
   u8* to = resume();
+  if (exact_) return to;
   // Only if that is what was found: not a fault's handler, and not after everything was thrown away.
   if (to && counters.flushes == flushes && cpu_.rip == cpu_.code_page + l.target)
     patch_jump(l.jump, offset_of(to));
@@ -297,9 +313,10 @@ u8* Jit::link(u32 n) {
 
 u8* Jit::dispatch(u64 target) {
   ++counters.dispatches;
+  account(cpu_.exit_count);
   cpu_.rip = target;
   u8* to = resume();
-  if (!to || cpu_.rip != target) return to;
+  if (exact_ || !to || cpu_.rip != target) return to;
   Instance& i = *cpu_.tlb.current;
   const u32 mode = mode_word();
   if (i.mode != mode) {
@@ -345,7 +362,7 @@ u8* Jit::native_fault(u64) {
   if (f->flags_live) cpu_.saved_flags = saved_of_eflags(cpu_.fault_flags);
   // The interpreter runs into the same and says what it is.
   const NativeFault fault = *f;
-  sites_.push_back({fault.block, 0, 0, fault.at, 0, fault.length, false, 0});
+  sites_.push_back({fault.block, 0, 0, fault.at, 0, fault.length, false, fault.count});
   return run_one(static_cast<u32>(sites_.size() - 1));
 }
 

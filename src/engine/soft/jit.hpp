@@ -69,6 +69,7 @@ struct NativeFault {
   u32 block;
   u16 at;    ///< guest instruction in its page
   u8 length;
+  u8 count;         ///< instructions of the block before this one
   bool flags_live;  ///< EFLAGS hold the guest's (else Cpu::saved_flags do)
 };
 
@@ -97,6 +98,7 @@ class Jit {
   /// How often the interpreter stood in, by isa::Sem.
   std::vector<u64> interpreted_by_sem;
 
+  static constexpr u32 kMostInsns = 48;  ///< in a block
   static constexpr u64 kCacheSize = 32 * MiB;
 
  private:
@@ -106,6 +108,12 @@ class Jit {
   bool map();
   void make_gates();
   u32 mode_word() const;
+  /// `count` instructions of the running block have ended (exact mode).
+  void account(u32 count) {
+    if (!exact_) return;
+    core_.instructions += count - counted_;
+    counted_ = count;
+  }
 
   // ---- what gates call. They return where translated code goes on, null to leave.
   u8* slow(u32 site);         ///< an access missed; its address is in Cpu::scratch
@@ -116,6 +124,7 @@ class Jit {
   u8* stale(u32 block);       ///< a block whose page was written
   u8* load_vectors(u32 block);
   u8* native_fault(u64 host);
+  bool exact() const { return exact_; }
 
   /// From Cpu state: where to go on, null to leave.
   u8* resume();
@@ -159,6 +168,10 @@ class Jit {
   };
   std::unordered_map<u64, std::unique_ptr<Decoded>> decoded_;  ///< by block and offset
   std::unordered_map<u64, u32> entries_;  ///< linear address and block -> indirect entry
+  /// Deterministic runs (deterministic.hpp): blocks are not linked, instructions are counted.
+  bool exact_ = false;
+  u32 counted_ = 0;  ///< instructions of the running block that are in Core::instructions
+  u64 start_ = 0;    ///< position when run() began
   bool vectors_unknown_ = true;  ///< which vector components are in use has to be found out
 };
 

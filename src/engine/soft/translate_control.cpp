@@ -22,8 +22,15 @@ void Translator::interpret(const Item& item) {
   in_eflags_ = true;
 }
 
+void Translator::count_exit(Assembler& a, u32 count) {
+  if (!jit_.exact_) return;
+  a.op_mem(0xc7, 0, a.base(at::kExitCount), false);
+  a.dword(count);
+}
+
 /// Where kT0 leads: the instance's jump table, by its low bits.
 void Translator::indirect() {
+  count_exit(hot_, current_ + 1);
   if (fast_pext_) {
     hot_.pext_mem(kT1, kT0, hot_.base(at::kJumpMask));
   } else {
@@ -56,7 +63,7 @@ void Translator::jump_out(u8 condition, bool conditional, i64 target) {
         {block_, place_ + jump, static_cast<u16>(target), static_cast<u8>(current_ + 1)});
     colds_.push_back({Cold::link, jump, number});
   } else {
-    colds_.push_back({Cold::far, jump, 0, target});
+    colds_.push_back({Cold::far, jump, current_ + 1, target});
   }
 }
 

@@ -202,7 +202,8 @@ void Translator::copy(const Item& item) {
     if (p.temp[i].load) hot_.load(p.temp[i].host, hot_.base(at::gpr(p.temp[i].guest)));
   if (p.use_rcx || p.high_rcx) hot_.mov(hcx, kHome[kRcx]);
   if (may_fault(insn))
-    jit_.faults_.push_back({place_ + hot_.size(), block_, item.at, insn.length, in_eflags_});
+    jit_.faults_.push_back({place_ + hot_.size(), block_, item.at, insn.length,
+                            static_cast<u8>(current_), in_eflags_});
   encode(insn, original(item), p.place_reg, p.memory ? &mem : nullptr);
   for (u8 i = 0; i < p.temps; ++i)
     if (p.temp[i].store) hot_.store(hot_.base(at::gpr(p.temp[i].guest)), p.temp[i].host);

@@ -186,6 +186,10 @@ bool Translator::decode_next() {
   item.reads = f.read & kAllFlags;
   item.changes = f.changed() & kAllFlags;
   item.kills = (f.conditional && !counted(insn) ? 0 : f.changed()) & kAllFlags;
+  if (jit_.exact_) {
+    item.kills &= f.written | f.cleared | f.set;
+    if (insn.memory_operand()) item.reads = kAllFlags;  // a fault shows them
+  }
   if (insn.sem == Sem::jcc || insn.sem == Sem::cmovcc || insn.sem == Sem::setcc)
     item.reads = kAllFlags;  // more than one condition's, which is simpler
   switch (item.kind) {
@@ -302,6 +306,7 @@ bool Translator::finish(JitBlock& b) {
   for (current_ = 0; current_ < n_; ++current_) emit_item(items_[current_]);
   current_ = n_;
   if (!items_[n_ - 1].ends) {
+    --current_;
     need_flags(kT0);
     go_to(at_);
   }
@@ -372,6 +377,7 @@ void Translator::emit_cold() {
         to_gate(cold_, c.kind == Cold::stop ? jit_.gate_.stop : jit_.gate_.stop_live);
         break;
       case Cold::far:
+        count_exit(cold_, c.number);
         cold_.load(kT0, cold_.base(at::kCodePage));
         cold_.lea(kT0, {kT0, kNoReg, 0, static_cast<i32>(c.target)});
         if (fast_pext_)

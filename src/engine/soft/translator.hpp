@@ -31,7 +31,7 @@ enum Mode : u32 {
 
 class Translator {
  public:
-  static constexpr u32 kMaxInsns = 48;
+  static constexpr u32 kMaxInsns = Jit::kMostInsns;
 
   explicit Translator(Jit& jit);
 
@@ -146,6 +146,7 @@ class Translator {
   void interpret(const Item& item);
   /// To kT0: where an indirect jump or call goes. False: interpret instead.
   void load_target(const Item& item);
+  void count_exit(Assembler& a, u32 count);
   void indirect();  ///< to kT0
   /// To an offset relative to the page's start, in or out of the page.
   void go_to(i64 target);
@@ -159,7 +160,7 @@ class Translator {
   struct Cold {
     enum Kind : u8 { slow_read, slow_write, link, stop, stop_live, far } kind;
     u32 from;    ///< offset of the rel32 in hot code
-    u32 number;  ///< site or link
+    u32 number;  ///< site, link or instructions executed
     i64 target = 0;
   };
   /// rel32 in hot or cold code to a place outside of the block.
