@@ -11,25 +11,30 @@ using Status = Side::Status;
 
 class Pair {
  public:
-  static Result<std::unique_ptr<Pair>> create(const Options& options) {
-    std::unique_ptr<Pair> pair(new Pair(options));
+  /// `schedule`: the positions of events, as an earlier Pair found them.
+  static Result<std::unique_ptr<Pair>> create(const Options& options,
+                                              std::vector<u64> schedule = {}) {
+    std::unique_ptr<Pair> pair(new Pair(options, std::move(schedule)));
     pair->a_ = TRY(Side::create(options.setup, options.a));
     pair->b_ = TRY(Side::create(options.setup, options.b));
+    if (options.plant) pair->a_->set_plant(*options.plant);
     return pair;
   }
 
   Side& a() { return *a_; }
   Side& b() { return *b_; }
-  u64 events() const { return events_; }
-  u64 next_event() const { return next_event_; }
+  u64 events() const { return schedule_.size(); }
+  const std::vector<u64>& schedule() const { return schedule_; }
+  /// Where the next event is to be.
+  u64 next_event() const { return events() < planned_.size() ? planned_[events()] : next_event_; }
 
   /// Both to the next event, and no further.
   void run_interval() {
-    a_->advance(next_event_);
+    a_->advance(next_event());
     if (random_)
-      while (b_->status() == Status::running && b_->position() < next_event_)
-        b_->advance(std::min(next_event_, b_->position() + 1 + (*random_)() % 64));
-    b_->advance(next_event_);
+      while (b_->status() == Status::running && b_->position() < next_event())
+        b_->advance(std::min(next_event(), b_->position() + 1 + (*random_)() % 64));
+    b_->advance(next_event());
   }
   void pass_event() {
     Nanos skip = 0;
@@ -39,22 +44,19 @@ class Pair {
     } else {
       idle_ = 0;
     }
+    schedule_.push_back(a_->position());
     a_->event(skip);
     b_->event(skip);
-    ++events_;
-    if (a_->status() == Status::running) next_event_ = a_->position() + options_.event_every;
+    next_event_ = a_->position() + options_.event_every;
   }
   bool over() const {
     return a_->status() == Status::ended || b_->status() == Status::ended ||
            a_->position() >= options_.limit || idle_ > options_.idle;
   }
-  std::string ending() const {
-    if (a_->status() == Status::ended) return a_->ending();
-    return idle_ > options_.idle ? "idle" : "limit";
-  }
 
   /// What differs; registers alone unless `ram`.
   Findings compare(bool ram) {
+    if (!options_.strict) settled += settle_images(*a_, *b_);
     Findings f;
     f.a = a_->state();
     f.b = b_->state();
@@ -81,49 +83,108 @@ class Pair {
     return f;
   }
 
+  /// The same; if only arithmetic flags differ, after running on until they do not.
+  Findings compare_level(bool ram) {
+    Findings f = compare(ram);
+    for (unsigned i = 0; i < kLevel && flags_alone(f) && a_->status() == Status::running; ++i) {
+      const u64 to = a_->position() + 16;
+      a_->advance(to);
+      b_->advance(to);
+      f = compare(ram);
+      ++settled;
+    }
+    return f;
+  }
+  bool flags_alone(const Findings& f) const {
+    return !options_.strict && f.registers.size() == 1 && !f.ram && f.notes.empty() &&
+           ((f.a.rflags ^ f.b.rflags) & kArithmetic) && f.registers[0].name == "rflags" &&
+           ((f.a.rflags ^ f.b.rflags) & ~kArithmetic) == 0;
+  }
+
+  void tell(Outcome& outcome) const {
+    outcome.position = a_->position();
+    outcome.time = a_->now();
+    outcome.output = a_->output();
+    outcome.ending = a_->status() == Status::ended ? a_->ending()
+                     : idle_ > options_.idle       ? "idle"
+                                                   : "limit";
+    outcome.code = a_->code();
+    outcome.settled += settled + ram_.settled();
+  }
+  u64 settled = 0;
+
  private:
   static constexpr Nanos kIdleStep = 100'000;
-  explicit Pair(const Options& options) : options_(options), next_event_(options.event_every) {
+  static constexpr unsigned kLevel = 32;
+  Pair(const Options& options, std::vector<u64> schedule)
+      : options_(options),
+        planned_(std::move(schedule)),
+        ram_(!options.strict),
+        next_event_(options.event_every) {
     if (options.jitter) random_.emplace(options.jitter);
   }
 
   const Options& options_;
+  const std::vector<u64> planned_;
+  std::vector<u64> schedule_;  ///< of the events so far
   std::unique_ptr<Side> a_, b_;
   RamComparison ram_;
   std::optional<std::mt19937_64> random_;
-  u64 next_event_, events_ = 0;
+  u64 next_event_;
   Nanos idle_ = 0;
 };
 
-/// Runs without comparison to event number `events`, then compares after every block of A until a
-/// difference or the end. Empty report: none.
-class Fine {
+/// From where a Pair is, A runs block by block.
+class Blocks {
  public:
-  Fine(const Options& options, Pair& pair) : options_(options), pair_(pair) {}
+  /// `thorough`: everything is compared after each block, and B goes by single instructions so that
+  /// they can be reported; otherwise the integer registers.
+  Blocks(const Options& options, Pair& pair, bool thorough)
+      : options_(options), pair_(pair), thorough_(thorough) {}
 
+  /// To a difference (its report) or the end (empty). `last_equal` is the last event at which all
+  /// was equal.
   std::string run() {
-    Findings now = pair_.compare(true);
+    Findings now = pair_.compare_level(true);
     if (now.any()) return "before the first block:\n" + text_of(now);
+    last_equal = pair_.events();
     while (!pair_.over()) {
       Side& a = pair_.a();
-      for (unsigned stuck = 0;
-           a.status() == Status::running && a.position() < pair_.next_event();) {
+      unsigned stuck = 0;
+      while (a.status() == Status::running && a.position() < pair_.next_event()) {
         const u64 before = a.position();
-        if (auto report = block(now)) return *report;
+        if (auto report = thorough_ ? block(now) : quick_block()) return *report;
         stuck = a.position() == before ? stuck + 1 : 0;
         if (stuck > 1000) return "A does not get on\n";
       }
       pair_.b().advance(pair_.next_event());  // to the same halt
+      const bool all = thorough_ || pair_.over() || pair_.events() % options_.ram_every == 0;
+      now = pair_.compare(all);
+      ++compared, ram_compared += all;
+      if (now.any()) return "after an interval:\n" + history_.text() + text_of(now);
+      if (all) last_equal = pair_.events();
       pair_.pass_event();
-      now = pair_.compare(true);
-      ++compared;
-      if (now.any()) return "at an event:\n" + history_.text() + text_of(now);
+      if (thorough_) {
+        now = pair_.compare(true);
+        if (now.any()) return "at an event:\n" + history_.text() + text_of(now);
+      }
     }
     return {};
   }
-  u64 compared = 0;
+  u64 compared = 0, ram_compared = 0, last_equal = 0;
 
  private:
+  /// B's undefined flags become A's. False: others differ.
+  bool settle_flags(const machine::CpuState& before, u64 count) {
+    soft::Cpu &a = pair_.a().cpu(), &b = pair_.b().cpu();
+    const u64 differ = a.eflags() ^ b.eflags();
+    if (!differ || options_.strict) return !differ;
+    if (differ & ~undefined_flags(pair_.b(), before, count)) return false;
+    b.set_eflags(a.eflags());
+    ++pair_.settled;
+    return true;
+  }
+
   std::optional<std::string> block(Findings& now) {
     Side &a = pair_.a(), &b = pair_.b();
     BlockReport block(a, now.a);
@@ -134,8 +195,9 @@ class Fine {
       block.add_step(b.state());
     }
     if (a.status() != Status::running) b.advance(pair_.next_event());
+    settle_flags(now.a, block.steps());
     Findings after = pair_.compare(true);
-    ++compared;
+    ++compared, ++ram_compared;
     if (options_.print) fmt::print("{}", block.code());
     if (after.any()) return history_.text() + block.text(b) + text_of(after);
     history_.add(block);
@@ -143,71 +205,104 @@ class Fine {
     return std::nullopt;
   }
 
+  std::optional<std::string> quick_block() {
+    Side &a = pair_.a(), &b = pair_.b();
+    const u64 rip = a.cpu().rip, from = a.position();
+    a.advance(pair_.next_event(), true);
+    b.advance(a.position());
+    if (a.status() != Status::running) b.advance(pair_.next_event());
+    ++compared;
+    if (same(a.cpu(), b.cpu()) && a.position() == b.position()) return std::nullopt;
+    if (!options_.strict) {
+      // The state before is gone, but what decoding needs of it has hardly changed.
+      machine::CpuState before = b.state();
+      before.rip = rip;
+      settle_flags(before, a.position() - from);
+      pair_.settled += settle_images(a, b);
+    }
+    if (same(a.cpu(), b.cpu()) && a.position() == b.position()) return std::nullopt;
+    return fmt::format("after the block at RIP {:#x}, position {} to {}:\n{}", rip, from,
+                       a.position(), text_of(pair_.compare(false)));
+  }
+  static bool same(const soft::Cpu& a, const soft::Cpu& b) {
+    return a.rip == b.rip && std::equal(a.gpr.begin(), a.gpr.begin() + 16, b.gpr.begin()) &&
+           a.eflags() == b.eflags();
+  }
+
   const Options& options_;
   Pair& pair_;
+  const bool thorough_;
   History history_;
 };
 
-Result<std::string> find_block(const Options& options, u64 event, Outcome& outcome) {
-  auto pair = TRY(Pair::create(options));
+/// The first divergent block after an event.
+Result<std::string> find_block(const Options& options, const std::vector<u64>& schedule, u64 event,
+                               Outcome& outcome) {
+  auto pair = TRY(Pair::create(options, schedule));
   while (pair->events() < event && !pair->over()) {
     pair->run_interval();
     pair->pass_event();
   }
-  Fine fine(options, *pair);
-  std::string report = fine.run();
-  outcome.compared += fine.compared;
-  outcome.ram_compared += fine.compared;
-  outcome.position = pair->a().position();
-  outcome.time = pair->a().now();
-  outcome.output = pair->a().output();
-  outcome.ending = pair->ending();
-  outcome.code = pair->a().code();
+  Blocks blocks(options, *pair, true);
+  std::string report = blocks.run();
+  outcome.compared += blocks.compared;
+  outcome.ram_compared += blocks.ram_compared;
+  pair->tell(outcome);
   return report;
+}
+
+/// Compares at events. What it found, and the last event before.
+std::string compare_at_events(const Options& options, Pair& pair, u64& last_equal,
+                              Outcome& outcome) {
+  for (;;) {
+    pair.run_interval();
+    const bool over = pair.over();
+    const bool ram = over || pair.events() % options.ram_every == 0;
+    Findings found = pair.compare_level(ram);
+    ++outcome.compared;
+    outcome.ram_compared += ram;
+    if (found.any())
+      return fmt::format("at position {}, event {}:\n{}", pair.a().position(), pair.events(),
+                         text_of(found));
+    if (ram) last_equal = pair.events();
+    if (over || pair.next_event() + options.event_every > options.from) return {};
+    pair.pass_event();
+  }
 }
 
 }  // namespace
 
 Result<Outcome> run(const Options& options) {
   Outcome outcome;
-  if (options.every_block) {
-    outcome.report = TRY(find_block(options, 0, outcome));
-    outcome.equal = outcome.report.empty();
-    return outcome;
-  }
   u64 last_equal = 0;
   std::string coarse;
+  std::vector<u64> schedule;
   {
     auto pair = TRY(Pair::create(options));
-    for (;;) {
-      pair->run_interval();
-      const bool over = pair->over();
-      const bool ram = over || pair->events() % options.ram_every == 0;
-      Findings found = pair->compare(ram);
-      ++outcome.compared;
-      outcome.ram_compared += ram;
-      if (found.any()) {
-        coarse = fmt::format("the machines differ at position {}, after event {}:\n{}",
-                             pair->a().position(), pair->events(), text_of(found));
-        break;
-      }
-      if (ram) last_equal = pair->events();
-      if (over || pair->next_event() + options.event_every > options.from) break;
-      pair->pass_event();
+    if (options.every_block) {
+      Blocks blocks(options, *pair, false);
+      coarse = blocks.run();
+      last_equal = blocks.last_equal;
+      outcome.compared += blocks.compared;
+      outcome.ram_compared += blocks.ram_compared;
+    } else {
+      coarse = compare_at_events(options, *pair, last_equal, outcome);
     }
-    outcome.position = pair->a().position();
-    outcome.time = pair->a().now();
-    outcome.output = pair->a().output();
-    outcome.ending = pair->ending();
-    outcome.code = pair->a().code();
-    if (coarse.empty() && pair->over()) return outcome;
-    if (coarse.empty()) last_equal = pair->events();
+    pair->tell(outcome);
+    schedule = pair->schedule();
+    if (coarse.empty()) {
+      if (pair->over()) return outcome;
+      last_equal = pair->events();
+    }
   }
-  if (!coarse.empty())
-    fmt::print("{}looking for the block, from event {}...\n", coarse, last_equal);
-  outcome.report = TRY(find_block(options, last_equal, outcome));
+  if (!coarse.empty()) {
+    fmt::print("the machines differ {}looking for the block, from event {}...\n", coarse,
+               last_equal);
+    std::fflush(stdout);
+  }
+  outcome.report = TRY(find_block(options, schedule, last_equal, outcome));
   if (!coarse.empty() && outcome.report.empty())
-    outcome.report = coarse + "but not when blocks run one at a time\n";
+    outcome.report = coarse + "but not when everything is compared after each block\n";
   outcome.equal = outcome.report.empty();
   return outcome;
 }

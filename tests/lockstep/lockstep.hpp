@@ -22,6 +22,8 @@ struct Options {
   u64 limit = ~u64{0};          ///< position at which all ends
   u64 from = ~u64{0};           ///< compare every block from this position on
   bool every_block = false;     ///< from the start
+  bool strict = false;          ///< undefined flags are compared as well
+  std::optional<Plant> plant;   ///< in A
   bool print = false;           ///< print every block that is compared
   u64 jitter = 0;               ///< seed: B stops at random places between events, too; 0: no
   Nanos idle = 30'000'000'000;  ///< a guest that sleeps for so long, in its own time, has ended
@@ -38,6 +40,7 @@ struct Outcome {
   Nanos time = 0;        ///< of the guest
   u64 compared = 0;      ///< states
   u64 ram_compared = 0;  ///< comparisons of memory
+  u64 settled = 0;       ///< undefined flags and their images that were made equal
   std::string output;
 };
 

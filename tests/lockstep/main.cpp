@@ -20,7 +20,7 @@ struct Arguments {
   Options options;
   std::string memory = "256M", a = "soft", b = "soft,interpreter";
   std::vector<std::string> disks;
-  std::string input, expect, expect_output, flags, trace;
+  std::string input, expect, expect_output, flags, trace, plant;
   bool output = false;
 };
 
@@ -69,15 +69,21 @@ Result<int> go(Arguments& arguments) {
   for (const std::string& disk : arguments.disks) spec.disks.push_back({disk, {}, false});
   if (!arguments.input.empty()) options.setup.input = TRY(read_input(arguments.input));
   if (!arguments.flags.empty()) options.ignore.flags = std::stoull(arguments.flags, nullptr, 0);
+  if (!arguments.plant.empty()) {
+    options.plant.emplace(Plant{std::stoull(arguments.plant), {}});
+    if (size_t at = arguments.plant.find(':'); at != std::string::npos)
+      options.plant->memory = std::stoull(arguments.plant.substr(at + 1), nullptr, 0);
+  }
   TRY_VOID(set_trace(arguments.trace));
 
   Outcome outcome = TRY(run(options));
   if (arguments.output) fmt::print("{}\n", outcome.output);
   fmt::print(
-      "A {}, B {}: {} at position {}, {:.3f} s of guest time, {}; {} comparisons, {} with memory\n",
+      "A {}, B {}: {} at position {}, {:.3f} s of guest time, {}; {} comparisons, {} with memory; "
+      "{} undefined flags\n",
       arguments.a, arguments.b, outcome.equal ? "equal" : "DIFFERENT", outcome.position,
       static_cast<double>(outcome.time) / 1e9, outcome.ending, outcome.compared,
-      outcome.ram_compared);
+      outcome.ram_compared, outcome.settled);
   if (!outcome.equal) {
     fmt::print("{}", outcome.report);
     return 1;
@@ -129,6 +135,10 @@ int main(int argc, char** argv) {
                  "fields of the state not to compare, by their beginnings")
       ->delimiter(',');
   app.add_flag("--ignore-devices", options.ignore.devices, "do not compare devices");
+  app.add_flag("--strict", options.strict, "compare undefined flags as well");
+  app.add_option(
+      "--plant", arguments.plant,
+      "POSITION or POSITION:ADDRESS: flip a bit of A's RBX or memory there, to see it found");
   app.add_option("--expect", arguments.expect, "how the guest must end: 'power off', 'limit'...");
   app.add_option("--expect-output", arguments.expect_output, "what it must print");
   app.add_option("--trace", arguments.trace, "trace categories, of both sides");

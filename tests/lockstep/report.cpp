@@ -8,18 +8,6 @@ namespace {
 using machine::CpuState;
 constexpr size_t kHistory = 24;
 
-isa::DecodeMode mode_of(const CpuState& s) {
-  const auto& cs = s.seg[machine::cs];
-  isa::DecodeMode mode;
-  mode.protected_mode = (s.cr0 & 1) && !(s.rflags & 0x20000);
-  mode.bits = (s.efer & 0x400) && cs.is_long() ? 64 : cs.is_big() ? 32 : 16;
-  return mode;
-}
-
-u64 linear_of(const CpuState& s) {
-  return mode_of(s).bits == 64 ? s.rip : static_cast<u32>(s.seg[machine::cs].base + s.rip);
-}
-
 std::string hex(std::span<const u8> bytes) {
   std::string text;
   for (u8 byte : bytes) text += fmt::format("{:02x}", byte);
@@ -66,7 +54,7 @@ std::string text_of(const Findings& f) {
 }
 
 BlockReport::BlockReport(Side& a, const CpuState& before)
-    : before_(before), begin_(a.position()), linear_(linear_of(before)) {
+    : before_(before), begin_(a.position()), linear_(linear_rip(before)) {
   bytes_ = a.code_at(linear_, 512);
 }
 
@@ -87,7 +75,7 @@ std::string BlockReport::text(Side& b) const {
   const CpuState* from = &before_;
   for (const CpuState& to : steps_) {
     steps += fmt::format("  {:#x}: {}\n", from->rip,
-                         instruction(b.code_at(linear_of(*from), 15), *from, from->rip).first);
+                         instruction(b.code_at(linear_rip(*from), 15), *from, from->rip).first);
     std::string changes;
     for (const Difference& d : differences(*from, to, {}))
       if (d.name != "rip" && d.name != "tsc") changes += fmt::format(" {}={:#x}", d.name, d.b);

@@ -211,6 +211,16 @@ bool Side::wakes() {
 void Side::advance(u64 to, bool single_block) {
   Turn turn(host_);
   clock_.set_guest(true);
+  if (plant_ && to >= plant_->at) {
+    run(plant_->at, single_block);
+    if (position() >= plant_->at) grow();
+    if (single_block) to = 0;
+  }
+  if (position() < to || !single_block) run(to, single_block);
+  clock_.set_guest(false);
+}
+
+void Side::run(u64 to, bool single_block) {
   while (status_ == Status::running) {
     core().stop_at = to;
     core().single_block = single_block;
@@ -220,7 +230,16 @@ void Side::advance(u64 to, bool single_block) {
     if (std::holds_alternative<machine::Interrupted>(exit) && (single_block || position() >= to))
       break;
   }
-  clock_.set_guest(false);
+}
+
+void Side::grow() {
+  if (plant_->memory) {
+    auto byte = machine().memory().read_value<u8>(*plant_->memory);
+    if (byte) (void)machine().memory().write_value<u8>(*plant_->memory, *byte ^ 0x10);
+  } else {
+    cpu_->gpr[machine::rbx] ^= 0x10;
+  }
+  plant_.reset();
 }
 
 std::optional<Nanos> Side::until_deadline() {

@@ -21,6 +21,12 @@ struct Input {
   std::string text;
 };
 
+/// A fault put in on purpose, to see it found.
+struct Plant {
+  u64 at;                             ///< position
+  std::optional<memory::Gpa> memory;  ///< a byte there; else RBX
+};
+
 struct Setup {
   schema::MachineSpec spec;  ///< disks are copied, so that each side has its own
   std::vector<Input> input;
@@ -57,6 +63,8 @@ class Side {
   /// What the guest has printed.
   const std::string& output() const { return output_; }
   machine::Machine& machine() { return board_->machine(); }
+  soft::Cpu& cpu() { return *cpu_; }
+  void set_plant(const Plant& plant) { plant_ = plant; }
   /// Instruction bytes at the linear address, as many as are there.
   std::vector<u8> code_at(u64 linear, size_t length);
   /// The devices' states.
@@ -69,6 +77,8 @@ class Side {
   soft::Cpu::Core& core() const { return *cpu_->core; }
   bool dispatch(machine::Exit& exit);
   void look_for_request();
+  void run(u64 to, bool single_block);
+  void grow();
   void end(std::string why);
   bool wakes();
   void take_events();
@@ -88,6 +98,7 @@ class Side {
   bool interruptible_ = true;
   std::string ending_;
   std::optional<u32> code_;
+  std::optional<Plant> plant_;
   Nanos skipped_ = 0;
 };
 
