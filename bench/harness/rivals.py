@@ -15,7 +15,7 @@ from . import root, workloads
 
 SKERRY = root.BENCH.parent / "build/release/bin/skerry"
 MEMORY_MIB = 1024
-BOOT_LIMIT_S = 180
+BOOT_LIMIT_S = 90
 WORKLOAD_LIMIT_S = 120
 
 
@@ -190,8 +190,10 @@ def run(rival, chosen, reps, budget_ms, log, say):
                 finally:
                     lines.stop()
             if why and not running and not any(w.key in results for w in left):
-                running = left[0].key  # it did not even boot
-            if why and running:
+                said = "".join(f"\n    {line}" for line in lines.last)
+                say(f"{rival.name}: machine {why} before the first workload{said and '; it said last:' + said}")
+                results |= {w.key: Outcome(error=f"machine {why} before the first workload") for w in left}
+            elif why and running:
                 said = "".join(f"\n    {line}" for line in lines.last if not line.startswith("BENCH"))
                 say(f"{rival.name}: {running}: machine {why}{said and '; it said last:' + said}")
                 results[running] = Outcome(error=f"machine {why}")
