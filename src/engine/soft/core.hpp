@@ -136,7 +136,7 @@ struct Cpu::Core {
   // ---- a host timer for the LAPIC's, while translated code runs (host_timer.cpp)
   /// After the LAPIC's timer may have changed.
   void timer_changed() {
-    if (jit) set_host_timer();
+    if (jit && !deterministic()) set_host_timer();
   }
   void set_host_timer();
   void delete_host_timer();

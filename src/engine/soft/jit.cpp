@@ -167,6 +167,7 @@ void Jit::run() {
     exact_ = core_.deterministic();
   }
   start_ = core_.position();
+  vectors_unknown_ = true;  // somebody else may have written them
   flags_from_cpu();
   u8* to = resume();
   if (!to) return;
@@ -184,7 +185,12 @@ u8* Jit::resume() {
         canonical(cpu_.rip)) [[likely]] {
       if (JitBlock* b = find(cpu_.rip)) {
         cpu_.code_page = cpu_.rip & ~u64{0xfff};
-        cpu_.jit_base = base_of(*cpu_.tlb.current);
+        Instance& i = *cpu_.tlb.current;
+        if (i.mode != b->mode) [[unlikely]] {
+          i.clear_jumps();
+          i.mode = b->mode;
+        }
+        cpu_.jit_base = base_of(i);
         return run_at(b->code);
       }
       flags_to_cpu();
@@ -292,12 +298,14 @@ u8* Jit::interpret(u32 n) {
 }
 
 u8* Jit::stop(u32 n) {
+  save_vectors();
   account(sites_[n].count);
   cpu_.rip = cpu_.code_page + sites_[n].at;
   return resume();
 }
 
 u8* Jit::link(u32 n) {
+  save_vectors();
   ++counters.links;
   const Link l = links_[n];
   const u64 flushes = counters.flushes;
@@ -312,17 +320,13 @@ u8* Jit::link(u32 n) {
 }
 
 u8* Jit::dispatch(u64 target) {
+  save_vectors();
   ++counters.dispatches;
   account(cpu_.exit_count);
   cpu_.rip = target;
   u8* to = resume();
   if (exact_ || !to || cpu_.rip != target) return to;
   Instance& i = *cpu_.tlb.current;
-  const u32 mode = mode_word();
-  if (i.mode != mode) {
-    i.clear_jumps();
-    i.mode = mode;
-  }
   if (used_ + 4096 > kCacheSize) {
     flush();
     return resume();
@@ -335,6 +339,7 @@ u8* Jit::dispatch(u64 target) {
 }
 
 u8* Jit::stale(u32 n) {
+  save_vectors();
   const u32 code = blocks_[n].code;
   const u64 flushes = counters.flushes;
   cpu_.rip = cpu_.code_page + blocks_[n].page_offset;
@@ -353,6 +358,7 @@ u8* Jit::load_vectors(u32 n) {
 }
 
 u8* Jit::native_fault(u64) {
+  save_vectors();
   const u32 host = offset_of(reinterpret_cast<const u8*>(cpu_.scratch));
   auto f = std::lower_bound(faults_.begin(), faults_.end(), host,
                             [](const NativeFault& a, u32 b) { return a.host < b; });
