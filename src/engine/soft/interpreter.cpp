@@ -290,8 +290,10 @@ machine::Exit Cpu::Core::run() {
     if (shutdown) return machine::Shutdown{};
     if (deterministic() && at_stop(start)) return machine::Interrupted{};
     if (cpu.attention.load(std::memory_order_relaxed)) {
+      const u64 before = position();
       if (attend(out)) return out;
       if (shutdown) return machine::Shutdown{};
+      if (deterministic() && position() != before && at_stop(start)) return machine::Interrupted{};
       if (cpu.attention.load(std::memory_order_relaxed) & kCareful) {
         if (step_carefully(out)) return out;
         if (cpu.pending_exit) break;
