@@ -6,6 +6,7 @@
 // Exceptions: an unmasked exception sets FSW.ES; the next waiting instruction is #MF (Gate).
 // FCS and FDS are always 0, as CPUID.7.0:EBX[13] says.
 #include "engine/soft/access.hpp"
+#include "engine/soft/core.hpp"
 #include "engine/soft/vector_state.hpp"
 
 namespace skerry::soft {
