@@ -35,6 +35,9 @@ class Flatten {
   std::string prefix_;
 };
 
+/// FOP, FIP and FDP in the XSAVE area.
+constexpr size_t kPointers = 6, kPointersSize = 18;
+
 constexpr const char* kGprs[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                    "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
 constexpr const char* kSegments[6] = {"es", "cs", "ss", "ds", "fs", "gs"};
@@ -123,20 +126,17 @@ std::vector<std::pair<std::string, u64>> fields(const machine::CpuState& state) 
 
 std::vector<Difference> differences(const machine::CpuState& a, const machine::CpuState& b,
                                     const Ignore& ignore) {
-  const u64 flags = ~ignore.flags;
   std::vector<Difference> found;
-  if (a.gpr == b.gpr && a.rip == b.rip && ((a.rflags ^ b.rflags) & flags) == 0 &&
-      a.xsave == b.xsave) {
-    machine::CpuState same = b;
-    same.rflags = a.rflags;
-    if (state::encode(a) == state::encode(same)) return found;
-  }
-  auto of_a = fields(a), of_b = fields(b);
-  for (size_t i = 0; i < of_a.size(); ++i) {
-    const u64 mask = of_a[i].first == "rflags" ? flags : ~u64{0};
-    if (((of_a[i].second ^ of_b[i].second) & mask) && !ignore.covers(of_a[i].first))
+  machine::CpuState same = b;
+  same.rflags ^= (a.rflags ^ b.rflags) & ignore.flags;
+  if (ignore.pointers) std::copy_n(&a.xsave[kPointers], kPointersSize, &same.xsave[kPointers]);
+  if (a.gpr == b.gpr && a.rip == b.rip && a.rflags == same.rflags && a.xsave == same.xsave &&
+      state::encode(a) == state::encode(same))
+    return found;
+  auto of_a = fields(a), of_b = fields(same);
+  for (size_t i = 0; i < of_a.size(); ++i)
+    if (of_a[i].second != of_b[i].second && !ignore.covers(of_a[i].first))
       found.push_back({of_a[i].first, of_a[i].second, of_b[i].second});
-  }
   return found;
 }
 

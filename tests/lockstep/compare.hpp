@@ -11,6 +11,7 @@ struct Ignore {
   u64 flags = 0;                    ///< bits of RFLAGS
   std::vector<std::string> fields;  ///< beginnings of names: "xsave", "dr6"
   bool devices = false;
+  bool pointers = true;  ///< of the x87: not every processor keeps them (AMD's do not)
 
   bool covers(std::string_view name) const;
 };

@@ -74,6 +74,7 @@ Result<int> go(Arguments& arguments) {
     if (size_t at = arguments.plant.find(':'); at != std::string::npos)
       options.plant->memory = std::stoull(arguments.plant.substr(at + 1), nullptr, 0);
   }
+  options.ignore.pointers = !options.strict;
   TRY_VOID(set_trace(arguments.trace));
 
   Outcome outcome = TRY(run(options));
@@ -135,7 +136,8 @@ int main(int argc, char** argv) {
                  "fields of the state not to compare, by their beginnings")
       ->delimiter(',');
   app.add_flag("--ignore-devices", options.ignore.devices, "do not compare devices");
-  app.add_flag("--strict", options.strict, "compare undefined flags as well");
+  app.add_flag("--strict", options.strict,
+               "compare undefined flags and the pointers of the x87 as well");
   app.add_option(
       "--plant", arguments.plant,
       "POSITION or POSITION:ADDRESS: flip a bit of A's RBX or memory there, to see it found");

@@ -77,7 +77,8 @@ std::string BlockReport::text(Side& b) const {
     steps += fmt::format("  {:#x}: {}\n", from->rip,
                          instruction(b.code_at(linear_rip(*from), 15), *from, from->rip).first);
     std::string changes;
-    for (const Difference& d : differences(*from, to, {}))
+    for (const Difference& d :
+         differences(*from, to, {.flags = 0, .fields = {}, .devices = false, .pointers = false}))
       if (d.name != "rip" && d.name != "tsc") changes += fmt::format(" {}={:#x}", d.name, d.b);
     if (!changes.empty()) steps += "      " + changes + "\n";
     from = &to;
