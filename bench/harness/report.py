@@ -167,7 +167,17 @@ def markdown(run):
     """The tables for docs/performance.md."""
     f = Figures(run)
     tables = [each_group, *([each_boot] if run["boot"] else []), each_workload]
-    return "\n\n".join(lay_out(*table(f), markdown=True) for table in tables) + "\n"
+    return "\n\n".join([caption(f), *(lay_out(*table(f), markdown=True) for table in tables)]) + "\n"
+
+
+def caption(f):
+    meta = f.run["meta"]
+    rivals = "; ".join(f"{r}: {f.run['rivals'][r]['what']}" for r in f.emulators)
+    boots = {r: max((len(s) for s in f.run["samples"].get(r, {}).values()), default=0) for r in f.emulators}
+    return (f"Measured on {meta.get('date', '?')[:10]} at {meta.get('commit', '?')}, {meta.get('qemu', '?')}, "
+            f"{meta.get('cpus', '?')} CPUs of {meta.get('processor', '?')}, load before {meta.get('load', 0):.1f}"
+            f"{', short workloads (--quick)' if meta.get('quick') else ''}. "
+            f"Repetitions: {', '.join(f'{r} {n}' for r, n in boots.items())}. {rivals}.")
 
 
 def write_markdown(run, path):

@@ -43,8 +43,8 @@ class Rival:
         """Boots a guest with its console on stdout."""
         kernel = str(root.GUESTS / root.KERNEL / "vmlinuz")
         if self.kind == "skerry":
-            return [self.binary or str(SKERRY), "run", *self.options, *self.extra, "--kernel", kernel, "--initrd", str(initrd),
-                    "--append", append, "--memory", f"{memory_mib}M", "--cpus", str(cpus), "--no-reboot",
+            return [self.binary or str(SKERRY), "run", *self.options, *self.extra, "--kernel", kernel,
+                    "--initrd", str(initrd), "--append", append, "--memory", f"{memory_mib}M", "--cpus", str(cpus), "--no-reboot",
                     *(["--disk", f"path={disk},readonly"] if disk else [])]
         return ["qemu-system-x86_64", "-accel", "tcg,thread=multi", *self.options, "-m", str(memory_mib), "-smp",
                 str(cpus), "-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot", "-kernel", kernel,
