@@ -21,7 +21,6 @@ Result<std::unique_ptr<Guest>> Guest::create() {
   g->shared_.setup.memory = g->memory_.get();
   g->shared_.slots = g->memory_->slots();
   g->shared_.physical_mask = (u64{1} << 40) - 1;
-  g->cpu_ = std::make_unique<soft::Cpu>();
   g->core_ = std::make_unique<soft::Cpu::Core>(*g->cpu_, g->shared_, 0, nullptr);
   g->build_tables();
 

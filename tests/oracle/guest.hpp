@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "engine/soft/core.hpp"
+#include "engine/soft/room.hpp"
 #include "oracle/case.hpp"
 
 namespace skerry::oracle {
@@ -20,7 +21,8 @@ class Guest {
   void set_mode(bool bits32);
   std::unique_ptr<memory::GuestMemory> memory_;
   soft::Shared shared_;
-  std::unique_ptr<soft::Cpu> cpu_;
+  soft::Room room_;  ///< where cpu_ and its TLBs live
+  soft::Cpu* cpu_ = &room_.cpu();
   std::unique_ptr<soft::Cpu::Core> core_;
 };
 
