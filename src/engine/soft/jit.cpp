@@ -4,6 +4,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <cpuid.h>
+
 #include <cerrno>
 #include <cstring>
 
@@ -56,7 +58,10 @@ void give_signal_stack() {
 }  // namespace
 
 Jit::Jit(Cpu::Core& core)
-    : interpreted_by_sem(2048), core_(core), cpu_(core.cpu), buckets_(kBuckets, kNone) {}
+    : interpreted_by_sem(2048), core_(core),
+      cpu_(core.cpu),
+      buckets_(kBuckets, kNone),
+      high_(std::make_unique<HighVectors>()) {}
 
 std::unique_ptr<Jit> Jit::create(Cpu::Core& core) {
   auto jit = std::unique_ptr<Jit>(new Jit(core));
@@ -99,6 +104,40 @@ bool Jit::map() {
   return false;
 }
 
+void Jit::report(std::vector<machine::Counter>& all) const {
+  const Counters& c = counters;
+  const u64 ns = c.translation_ticks * 1'000'000 / std::max<u64>(1, host_tsc_hz() / 1000);
+  all.insert(all.end(), {{"blocks translated", c.translated_blocks},
+                         {"instructions translated", c.translated_instructions},
+                         {"ns per instruction translated",
+                          c.translated_instructions ? ns / c.translated_instructions : 0},
+                         {"bytes of code made", c.code_bytes},
+                         {"code cache, bytes used", used_},
+                         {"code cache flushes", c.flushes},
+                         {"blocks whose page was written", c.stale_blocks},
+                         {"blocks found unchanged", c.revalidated},
+                         {"jumps linked", c.links},
+                         {"jump table misses", c.dispatches},
+                         {"entries from the run loop", c.entries},
+                         {"TLB fills", c.tlb_fills},
+                         {"accesses by the interpreter", c.slow_accesses},
+                         {"vector registers loaded", c.vector_loads},
+                         {"vector registers saved", c.vector_saves},
+                         {"faults in translated code", c.faults}});
+  // The instructions that would gain most from being translated.
+  std::vector<u32> order(interpreted_by_sem.size());
+  for (u32 i = 0; i < order.size(); ++i) order[i] = i;
+  std::partial_sort(order.begin(), order.begin() + 12, order.end(), [&](u32 a, u32 b) {
+    return interpreted_by_sem[a] > interpreted_by_sem[b];
+  });
+  interpreted_names_.clear();
+  for (u32 i = 0; i < 12 && interpreted_by_sem[order[i]]; ++i)
+    interpreted_names_.push_back(
+        fmt::format("  interpreted: {}", sem_name(static_cast<isa::Sem>(order[i]))));
+  for (u32 i = 0; i < interpreted_names_.size(); ++i)
+    all.push_back({interpreted_names_[i], interpreted_by_sem[order[i]]});
+}
+
 // ---- modes
 
 u32 Jit::mode_word() const {
@@ -129,31 +168,76 @@ void Jit::flags_from_cpu() {
 
 // ---- vector registers
 
-// The host's XSAVE area has our layout: the standard format up to the ZMM registers (xsave.cpp
-// refuses hosts where it does not).
+// x87, SSE and AVX lie at the same offsets in every standard-format XSAVE area; where the AVX-512
+// components are is the host's business (AMD has no gap for MPX), so they go through an area of its
+// layout.
+struct Jit::HighVectors {
+  struct Part {
+    u32 component, ours, size, host;
+  };
+  HighVectors() {
+    for (Part& p : parts) {
+      u32 a, b, c, d;
+      __cpuid_count(0xd, p.component, a, b, c, d);
+      p.host = b;
+    }
+  }
+  std::array<Part, 3> parts{{{5, area::kOpmask, 64, 0}, {6, area::kZmmHigh, 512, 0},
+                             {7, area::kHi16, 1024, 0}}};
+  u64 in_ours = 0;  ///< components that are not all zero in Cpu::s.xsave
+  alignas(64) std::array<u8, 4096> area{};
+};
+
+namespace {
+constexpr u32 kLow = 7, kHigh = 0xe0;
+}
+
 void Jit::save_vectors() {
   if (!cpu_.vector_live) return;
   cpu_.vector_live = false;
   ++counters.vector_saves;
-  u8* area = cpu_.s.xsave.data();
+  u8* low = cpu_.s.xsave.data();
   const u64 components = supported_vector_features().xcr0;
-  asm volatile("xsave64 (%0)" ::"r"(area), "a"(static_cast<u32>(components)), "d"(0) : "memory");
+  asm volatile("xsave64 (%0)" ::"r"(low), "a"(static_cast<u32>(components & kLow)), "d"(0)
+               : "memory");
+  if (components & kHigh) {
+    u8* high = high_->area.data();
+    asm volatile("xsaveopt64 (%0)" ::"r"(high), "a"(kHigh), "d"(0) : "memory");
+  }
   const u32 host = kHostMxcsr;
   asm volatile("ldmxcsr %0" ::"m"(host));
   if (components & 4) asm volatile("vzeroupper" ::: "memory");
+  if (low[area::kFsw] & 0x80) asm volatile("fninit" ::: "memory");  // nothing pending in C++
+  if (components & kHigh) {
+    const u64 used = load<u64>(high_->area.data() + area::kHeader);
+    for (const HighVectors::Part& p : high_->parts)
+      if (used >> p.component & 1)
+        std::memcpy(low + p.ours, &high_->area[p.host], p.size);
+      else if (high_->in_ours >> p.component & 1)
+        std::memset(low + p.ours, 0, p.size);
+    high_->in_ours = used & kHigh;
+  }
   vectors_unknown_ = false;
 }
 
 void Jit::restore_vectors() {
   if (cpu_.vector_live) return;
   ++counters.vector_loads;
-  u8* area = cpu_.s.xsave.data();
+  u8* low = cpu_.s.xsave.data();
+  u8* high = high_->area.data();
   const u64 components = supported_vector_features().xcr0;
   if (vectors_unknown_) {
-    store<u64>(area + area::kHeader, components_in_use(cpu_.s) & components);
-    store<u64>(area + area::kHeader + 8, 0);
+    const u64 used = components_in_use(cpu_.s) & components;
+    store<u64>(low + area::kHeader, used & kLow);
+    store<u64>(low + area::kHeader + 8, 0);
+    high_->in_ours = used & kHigh;
+    store<u64>(high + area::kHeader, used & kHigh);
+    for (const HighVectors::Part& p : high_->parts)
+      if (used >> p.component & 1) std::memcpy(&high_->area[p.host], low + p.ours, p.size);
   }
-  asm volatile("xrstor64 (%0)" ::"r"(area), "a"(static_cast<u32>(components)), "d"(0) : "memory");
+  asm volatile("xrstor64 (%0)" ::"r"(low), "a"(static_cast<u32>(components & kLow)), "d"(0)
+               : "memory");
+  if (components & kHigh) asm volatile("xrstor64 (%0)" ::"r"(high), "a"(kHigh), "d"(0) : "memory");
   cpu_.vector_live = true;
 }
 

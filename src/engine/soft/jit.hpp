@@ -97,6 +97,8 @@ class Jit {
   } counters;
   /// How often the interpreter stood in, by isa::Sem.
   std::vector<u64> interpreted_by_sem;
+  /// Appends what was counted, for people.
+  void report(std::vector<machine::Counter>& all) const;
 
   static constexpr u32 kMostInsns = 48;  ///< in a block
   static constexpr u64 kCacheSize = 32 * MiB;
@@ -143,6 +145,7 @@ class Jit {
   u32 offset_of(const u8* host) const { return static_cast<u32>(host - run_); }
   void patch_jump(u32 at, u32 target);
 
+  mutable std::vector<std::string> interpreted_names_;  ///< of the counters
   Cpu::Core& core_;
   Cpu& cpu_;
   u8 *write_ = nullptr, *run_ = nullptr;
@@ -172,6 +175,8 @@ class Jit {
   bool exact_ = false;
   u32 counted_ = 0;  ///< instructions of the running block that are in Core::instructions
   u64 start_ = 0;    ///< position when run() began
+  struct HighVectors;
+  std::unique_ptr<HighVectors> high_;
   bool vectors_unknown_ = true;  ///< which vector components are in use has to be found out
 };
 

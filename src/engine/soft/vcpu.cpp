@@ -37,6 +37,14 @@ SoftVcpu::~SoftVcpu() {
   if (core_.lapic) core_.lapic->set_tsc({}, shared_->setup.tsc_hz);
 }
 
+std::vector<machine::Counter> SoftVcpu::counters() const {
+  if (!core_.jit) return {{"instructions", core_.instructions}};
+  // Translated code does not count what it executes.
+  std::vector<machine::Counter> all{{"instructions by the interpreter", core_.instructions}};
+  core_.jit->report(all);
+  return all;
+}
+
 void SoftVcpu::answer(u64 value) {
   if (!core_.mid_instruction || core_.answered) return;
   core_.log_access(value);

@@ -27,9 +27,7 @@ class SoftVcpu final : public machine::Vcpu {
   Result<> set_debug(const machine::DebugRequest& request) override;
   std::optional<memory::Gpa> translate(u64 virtual_address) override;
   u64 instructions() const override { return core_.instructions; }
-  std::vector<machine::Counter> counters() const override {
-    return {{"instructions", core_.instructions}};
-  }
+  std::vector<machine::Counter> counters() const override;
 
   Cpu& cpu() { return *cpu_; }  ///< for tests
 
