@@ -117,6 +117,7 @@ struct Cpu::Core {
   /// Guest-physical address of an instruction byte; fills the fetch TLB. False: fault recorded.
   bool translate_code(u64 linear, u64& gpa);
   bool watched(u64 linear_page) const;
+  bool any_watched() const { return (cpu.s.dr7 & 0xff) || !debug.watches.empty(); }
   void check_watches(u64 linear, u32 size, bool write);
 
   // ---- code (block.cpp)

@@ -119,7 +119,8 @@ void Jit::report(std::vector<machine::Counter>& all) const {
                          {"jumps linked", c.links},
                          {"jump table misses", c.dispatches},
                          {"entries from the run loop", c.entries},
-                         {"TLB fills", c.tlb_fills},
+                         {"TLB refills", c.tlb_refills},
+                         {"TLB fills by page walks", c.tlb_fills},
                          {"accesses by the interpreter", c.slow_accesses},
                          {"vector registers loaded", c.vector_loads},
                          {"vector registers saved", c.vector_saves},
@@ -192,8 +193,7 @@ namespace {
 constexpr u32 kLow = 7, kHigh = 0xe0;
 }
 
-void Jit::save_vectors() {
-  if (!cpu_.vector_live) return;
+void Jit::save_live_vectors() {
   cpu_.vector_live = false;
   ++counters.vector_saves;
   u8* low = cpu_.s.xsave.data();
@@ -418,6 +418,8 @@ u8* Jit::dispatch(u64 target) {
   JitBlock* b = find(target);
   i.jump[target & (Instance::kJumps - 1)] = reinterpret_cast<u64>(entry_for(target, *b));
   i.jumps_used = true;
+  const FetchTlb::Entry& page = i.fetch.entry[FetchTlb::index(target)];
+  i.jumps_nonglobal |= page.page != (target & ~u64{0xfff}) || !page.global;
   i.jump_pages.add(target >> 12);
   return to;
 }

@@ -92,7 +92,7 @@ class Jit {
   struct Counters {
     u64 translated_blocks = 0, translated_instructions = 0, translation_ticks = 0, code_bytes = 0;
     u64 entries = 0, dispatches = 0, links = 0, flushes = 0, stale_blocks = 0, revalidated = 0;
-    u64 tlb_fills = 0, slow_accesses = 0, interpreted = 0, vector_loads = 0, vector_saves = 0;
+    u64 tlb_refills = 0, tlb_fills = 0, slow_accesses = 0, interpreted = 0, vector_loads = 0, vector_saves = 0;
     u64 faults = 0;
   } counters;
   /// How often the interpreter stood in, by isa::Sem.
@@ -118,6 +118,8 @@ class Jit {
   }
 
   // ---- what gates call. They return where translated code goes on, null to leave.
+  static u8* gate_slow(Cpu* cpu, u64 site);
+  u8* refill(u32 site);       ///< null if that does not help
   u8* slow(u32 site);         ///< an access missed; its address is in Cpu::scratch
   u8* interpret(u32 site);    ///< an instruction for the interpreter
   u8* link(u32 index);        ///< an unlinked direct jump
@@ -135,7 +137,10 @@ class Jit {
   JitBlock* translate(u64 gpa, u64 linear, u32 mode);
   bool revalidate(JitBlock& block);
   u8* entry_for(u64 linear, JitBlock& block);
-  void save_vectors();
+  void save_vectors() {
+    if (cpu_.vector_live) save_live_vectors();
+  }
+  void save_live_vectors();
   void restore_vectors();
   void flags_to_cpu();
   void flags_from_cpu();

@@ -7,7 +7,6 @@ namespace skerry::soft {
 /// What gates call.
 struct Gates {
   static Jit& jit(Cpu* cpu) { return *cpu->core->jit; }
-  static u8* slow(Cpu* cpu, u64 n) { return jit(cpu).slow(static_cast<u32>(n)); }
   static u8* interpret(Cpu* cpu, u64 n) { return jit(cpu).interpret(static_cast<u32>(n)); }
   static u8* link(Cpu* cpu, u64 n) { return jit(cpu).link(static_cast<u32>(n)); }
   static u8* dispatch(Cpu* cpu, u64 target) { return jit(cpu).dispatch(target); }
@@ -68,7 +67,7 @@ void Jit::make_gates() {
     a.patch32(a.jmp32(), gate_.resume);
     return at;
   };
-  gate_.slow = gate(Gates::slow, kT1, false);
+  gate_.slow = gate(gate_slow, kT1, false);
   gate_.interpret = gate(Gates::interpret, kT1, false);
   gate_.link = gate(Gates::link, kT1, true);
   gate_.dispatch = gate(Gates::dispatch, kT0, true);

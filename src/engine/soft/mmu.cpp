@@ -98,6 +98,21 @@ bool Cpu::Core::translate(u64 linear, bool write, bool system, Access::Piece& ou
 
   bool keep = !watched(linear & ~u64{0xfff});
   if (w.shift > 12) cpu.tlb.note_large(linear, w.shift);
+  if (keep && jit && p.offset < memory.dirty().pages() * memory::kPageSize) {
+    // What refill.cpp needs to know.
+    const bool writable = w.writable && w.dirty && p.writable;
+    const u64 page = linear & ~u64{0xfff}, region = linear & ~u64{0x1fffff};
+    context.remember(context.second[Instance::second_index(linear)], page,
+                     reinterpret_cast<u64>(p.host), p.offset, w.global, writable);
+    const u64 in_region = page - region, gpa = w.gpa & ~u64{0xfff};
+    if (w.shift >= 21 && !any_watched()) {
+      const Page first = this->page(gpa - in_region), last = this->page(gpa - in_region + 0x1ff000);
+      if (first.host && last.host == first.host + 0x1ff000 &&
+          first.host + in_region == p.host)
+        context.remember(context.large[Instance::large_index(linear)], region,
+                         reinterpret_cast<u64>(first.host), first.offset, w.global, writable);
+    }
+  }
   if (!write) {
     if (keep) context.fill(linear, reinterpret_cast<u64>(p.host), w.global, false);
     return true;

@@ -10,13 +10,15 @@ void Instance::clear() {
   used = 0;
   fetch.clear();
   clear_jumps();
+  ++generation;
+  ++global_generation;
 }
 
 void Instance::clear_jumps() {
   if (!jumps_used) return;
   jump.fill(jump_default);
   jump_pages = {};
-  jumps_used = false;
+  jumps_used = jumps_nonglobal = false;
 }
 
 void Instance::flush_nonglobal() {
@@ -28,14 +30,17 @@ void Instance::flush_nonglobal() {
       if (!global[filled[k]]) drop(filled[k]);
   }
   used = 0;
+  ++generation;
   fetch.flush_nonglobal();
-  clear_jumps();
+  if (jumps_nonglobal) clear_jumps();
 }
 
 void Instance::flush_page(u64 linear, bool globals_only) {
   const u32 i = index(linear);
   const u64 page = linear & ~u64{0xfff};
   if ((entry[i].read == page || entry[i].write == page) && (global[i] || !globals_only)) drop(i);
+  Second& s = second[second_index(linear)];
+  if (s.page == page && (s.is_global || !globals_only)) s.generation = 0;
   FetchTlb::Entry& e = fetch.entry[FetchTlb::index(linear)];
   if (e.page == page && (e.global || !globals_only)) e.page = 1;
   if (jumps_used && jump_pages.maybe(page >> 12)) clear_jumps();
@@ -46,6 +51,10 @@ void Instance::flush_region(u64 linear, unsigned shift) {
     if (entry[i].read >> shift == linear >> shift) drop(i);
   for (FetchTlb::Entry& e : fetch.entry)
     if (e.page >> shift == linear >> shift) e.page = 1;
+  for (Second& s : second)
+    if (s.page >> shift == linear >> shift) s.generation = 0;
+  for (Second& s : large)
+    if (s.page >> shift == linear >> shift) s.generation = 0;
   clear_jumps();
 }
 
@@ -54,6 +63,7 @@ void Tlbs::prepare(u32 n) {
   i.id = static_cast<u8>(n);
   i.jump_default = jump_default;
   i.jumps_used = jump_default != 0;
+  i.generation = i.global_generation = 1;
   new (&i.fetch) FetchTlb;
   i.clear();
   i.ready = true;

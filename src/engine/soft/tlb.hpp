@@ -67,8 +67,31 @@ struct Instance {
   /// Where translated code goes on for a linear address (code_cache.hpp), by its low bits.
   std::array<u64, kJumps> jump;
 
+  /// A larger table behind `entry`, and one of large pages: what refill.cpp looks at before anybody
+  /// walks page tables. An element counts if its generation is the current one.
+  struct Second {
+    u64 page;    ///< linear
+    u64 host;    ///< of the page
+    u64 offset;  ///< in the memfd
+    u32 generation;
+    bool is_global, writable;  ///< writable: permission granted and the dirty bit set
+  };
+  static constexpr u32 kSecond = 4096, kLarge = 128;
+  std::array<Second, kSecond> second;
+  std::array<Second, kLarge> large;  ///< 2 MiB regions inside large pages
+  u32 generation = 1, global_generation = 1;
+  static u32 second_index(u64 linear) { return (linear >> 12) & (kSecond - 1); }
+  static u32 large_index(u64 linear) { return (linear >> 21) & (kLarge - 1); }
+  bool current(const Second& s) const {
+    return s.generation == (s.is_global ? global_generation : generation);
+  }
+  void remember(Second& s, u64 page, u64 host, u64 offset, bool is_global, bool writable) {
+    s = {page, host, offset, is_global ? global_generation : generation, is_global, writable};
+  }
+
   bool ready = false;  ///< false: never used, contents meaningless
   bool jumps_used = false;
+  bool jumps_nonglobal = false;  ///< some lead to pages that are not global
   u8 id = 0;
   u32 mode = ~u32{0};    ///< of the blocks in `jump`
   u64 jump_default = 0;  ///< what an empty `jump` holds
@@ -87,7 +110,7 @@ struct Instance {
   void clear();
   void clear_jumps();
   void drop(u32 i) { entry[i].read = entry[i].write = empty(i); }
-  void fill(u64 linear, u64 host_page, bool is_global, bool writable) {
+  [[gnu::always_inline]] void fill(u64 linear, u64 host_page, bool is_global, bool writable) {
     const u32 i = index(linear);
     const u64 page = linear & ~u64{0xfff};
     TlbEntry& e = entry[i];

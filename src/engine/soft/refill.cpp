@@ -1,0 +1,46 @@
+// What a TLB miss of translated code tries first: the larger tables behind the TLB. Compiled to use
+// general registers only (extra.cmake), and so are the doors to everything else: the guest's vector
+// registers stay in the host's, and are saved only when other C++ is about to run.
+#include "engine/soft/jit.hpp"
+
+namespace skerry::soft {
+
+u8* Jit::refill(u32 n) {
+  const Site& s = sites_[n];
+  const u64 at = cpu_.scratch, page = at & ~u64{0xfff};
+  if ((at & 0xfff) + s.size > 4096) return nullptr;
+  Instance& i = *cpu_.tlb.current;
+  const Instance::Second* found = &i.second[Instance::second_index(at)];
+  u64 inside = 0;
+  if (found->page != page || !i.current(*found)) {
+    found = &i.large[Instance::large_index(at)];
+    inside = at & 0x1ff000;
+    if (found->page != (at & ~u64{0x1fffff}) || !i.current(*found)) return nullptr;
+  }
+  bool writable = false;
+  if (s.write && !found->writable) return nullptr;
+  if (found->writable) {
+    memory::DirtyMap& dirty = core_.memory.dirty();
+    const u64 offset = found->offset + inside;
+    const bool code = dirty.code(offset).granules.load(std::memory_order_seq_cst) != 0;
+    if (s.write) {
+      if (code) return nullptr;
+      dirty.mark_page(offset);
+      writable = true;
+    } else {
+      writable = !code && dirty.test(offset);
+    }
+  }
+  i.fill(at, found->host + inside, found->is_global, writable);
+  ++counters.tlb_refills;
+  return run_at(s.retry);
+}
+
+u8* Jit::gate_slow(Cpu* cpu, u64 n) {
+  Jit& jit = *cpu->core->jit;
+  if (u8* to = jit.refill(static_cast<u32>(n))) return to;
+  if (cpu->vector_live) jit.save_live_vectors();
+  return jit.slow(static_cast<u32>(n));
+}
+
+}  // namespace skerry::soft
