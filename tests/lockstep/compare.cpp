@@ -87,6 +87,18 @@ u64 settle_images(Side& a, Side& b) {
   return settled;
 }
 
+u64 settle_stack(Side& a, Side& b, u64 linear, u64 length) {
+  u64 found = 0;
+  for (u64 at = linear & ~u64{1}; at < linear + length; at += 2) {
+    const std::vector<u8> of_a = a.code_at(at, 2), of_b = b.code_at(at, 2);
+    if (of_a.size() < 2 || of_b.size() < 2 || of_a == of_b) continue;
+    const u16 x = load<u16>(of_a.data()), y = load<u16>(of_b.data());
+    if (!images(x, y) || !b.poke(at, of_a)) continue;
+    found |= x ^ y;
+  }
+  return found;
+}
+
 bool RamComparison::settle(Side& b, memory::Gpa at, const u8* x, u8* y) {
   for (u64 i = 0; i < memory::kPageSize; i += 2) {
     const u16 of_a = load<u16>(x + i), of_b = load<u16>(y + i);

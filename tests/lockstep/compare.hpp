@@ -42,6 +42,9 @@ std::vector<Difference> differences(const machine::LapicState& a, const machine:
 /// an image of RFLAGS (PUSHF and POP, SYSCALL). How many.
 u64 settle_images(Side& a, Side& b);
 
+/// The same for 16-bit words of memory from `linear` on. Which flags differed.
+u64 settle_stack(Side& a, Side& b, u64 linear, u64 length);
+
 /// Pages written since the last comparison, on either side. What looks like an image of RFLAGS (of
 /// PUSHF, of an interrupt) and differs only in arithmetic flags is copied from A to B.
 class RamComparison {

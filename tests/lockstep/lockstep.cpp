@@ -139,8 +139,8 @@ class Blocks {
  public:
   /// `thorough`: everything is compared after each block, and B goes by single instructions so that
   /// they can be reported; otherwise the integer registers.
-  Blocks(const Options& options, Pair& pair, bool thorough)
-      : options_(options), pair_(pair), thorough_(thorough) {}
+  Blocks(const Options& options, Pair& pair, bool thorough, u64 ram_every)
+      : options_(options), pair_(pair), thorough_(thorough), ram_every_(ram_every) {}
 
   /// To a difference (its report) or the end (empty). `last_equal` is the last event at which all
   /// was equal.
@@ -158,7 +158,7 @@ class Blocks {
         if (stuck > 1000) return "A does not get on\n";
       }
       pair_.b().advance(pair_.next_event());  // to the same halt
-      const bool all = thorough_ || pair_.over() || pair_.events() % options_.ram_every == 0;
+      const bool all = thorough_ || pair_.over() || pair_.events() % ram_every_ == 0;
       now = pair_.compare(all);
       ++compared, ram_compared += all;
       if (now.any()) return "after an interval:\n" + history_.text() + text_of(now);
@@ -174,20 +174,24 @@ class Blocks {
   u64 compared = 0, ram_compared = 0, last_equal = 0;
 
  private:
-  /// B's undefined flags become A's. False: others differ.
-  bool settle_flags(const machine::CpuState& before, u64 count) {
+  /// B's undefined flags become A's, and their images in what was pushed or popped.
+  void settle_flags(const machine::CpuState& before, u64 count) {
     soft::Cpu &a = pair_.a().cpu(), &b = pair_.b().cpu();
     const u64 differ = a.eflags() ^ b.eflags();
-    if (!differ || options_.strict) return !differ;
-    if (differ & ~undefined_flags(pair_.b(), before, count)) return false;
+    if (!differ || options_.strict) return;
+    u64 mine = undefined_flags(pair_.b(), before, count);
+    for (u64 sp : {a.seg_base[machine::ss] + a.gpr[machine::rsp],
+                   before.seg[machine::ss].base + before.gpr[machine::rsp]})
+      mine |= settle_stack(pair_.a(), pair_.b(), sp - 16, 80);
+    if (differ & ~mine) return;
     b.set_eflags(a.eflags());
     ++pair_.settled;
-    return true;
   }
 
   std::optional<std::string> block(Findings& now) {
     Side &a = pair_.a(), &b = pair_.b();
     BlockReport block(a, now.a);
+    const u64 instructions = a.instructions();
     a.advance(pair_.next_event(), true);
     block.ended_at(a.position());
     while (b.status() == Status::running && b.position() < a.position()) {
@@ -195,7 +199,7 @@ class Blocks {
       block.add_step(b.state());
     }
     if (a.status() != Status::running) b.advance(pair_.next_event());
-    settle_flags(now.a, block.steps());
+    settle_flags(now.a, a.instructions() - instructions);
     Findings after = pair_.compare(true);
     ++compared, ++ram_compared;
     if (options_.print) fmt::print("{}", block.code());
@@ -207,7 +211,8 @@ class Blocks {
 
   std::optional<std::string> quick_block() {
     Side &a = pair_.a(), &b = pair_.b();
-    const u64 rip = a.cpu().rip, from = a.position();
+    const u64 rip = a.cpu().rip, from = a.position(), instructions = a.instructions();
+    const u64 rsp = a.cpu().gpr[machine::rsp];
     a.advance(pair_.next_event(), true);
     b.advance(a.position());
     if (a.status() != Status::running) b.advance(pair_.next_event());
@@ -217,7 +222,8 @@ class Blocks {
       // The state before is gone, but what decoding needs of it has hardly changed.
       machine::CpuState before = b.state();
       before.rip = rip;
-      settle_flags(before, a.position() - from);
+      before.gpr[machine::rsp] = rsp;
+      settle_flags(before, a.instructions() - instructions);
       pair_.settled += settle_images(a, b);
     }
     if (same(a.cpu(), b.cpu()) && a.position() == b.position()) return std::nullopt;
@@ -232,19 +238,22 @@ class Blocks {
   const Options& options_;
   Pair& pair_;
   const bool thorough_;
+  const u64 ram_every_;
   History history_;
 };
 
-/// The first divergent block after an event.
-Result<std::string> find_block(const Options& options, const std::vector<u64>& schedule, u64 event,
-                               Outcome& outcome) {
+/// From an event on, block by block. `last_equal` is that event, then the last at which all was
+/// equal.
+Result<std::string> run_blocks(const Options& options, const std::vector<u64>& schedule,
+                               u64& last_equal, bool thorough, Outcome& outcome) {
   auto pair = TRY(Pair::create(options, schedule));
-  while (pair->events() < event && !pair->over()) {
+  while (pair->events() < last_equal && !pair->over()) {
     pair->run_interval();
     pair->pass_event();
   }
-  Blocks blocks(options, *pair, true);
+  Blocks blocks(options, *pair, thorough, 1);
   std::string report = blocks.run();
+  last_equal = blocks.last_equal;
   outcome.compared += blocks.compared;
   outcome.ram_compared += blocks.ram_compared;
   pair->tell(outcome);
@@ -280,7 +289,7 @@ Result<Outcome> run(const Options& options) {
   {
     auto pair = TRY(Pair::create(options));
     if (options.every_block) {
-      Blocks blocks(options, *pair, false);
+      Blocks blocks(options, *pair, false, options.ram_every);
       coarse = blocks.run();
       last_equal = blocks.last_equal;
       outcome.compared += blocks.compared;
@@ -299,8 +308,13 @@ Result<Outcome> run(const Options& options) {
     fmt::print("the machines differ {}looking for the block, from event {}...\n", coarse,
                last_equal);
     std::fflush(stdout);
+    // First the event, then the block.
+    std::string closer = TRY(run_blocks(options, schedule, last_equal, false, outcome));
+    if (!closer.empty()) coarse = std::move(closer);
+    fmt::print("from event {}...\n", last_equal);
+    std::fflush(stdout);
   }
-  outcome.report = TRY(find_block(options, schedule, last_equal, outcome));
+  outcome.report = TRY(run_blocks(options, schedule, last_equal, true, outcome));
   if (!coarse.empty() && outcome.report.empty())
     outcome.report = coarse + "but not when everything is compared after each block\n";
   outcome.equal = outcome.report.empty();

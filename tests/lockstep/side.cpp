@@ -306,6 +306,11 @@ std::vector<u8> Side::code_at(u64 linear, size_t length) {
   return bytes;
 }
 
+bool Side::poke(u64 linear, std::span<const u8> bytes) {
+  auto gpa = vcpu_->translate(linear);
+  return gpa && machine().memory().write(*gpa, bytes);
+}
+
 state::Image Side::devices() {
   state::Image image;
   for (const auto& device : machine().devices()) device->save(image);

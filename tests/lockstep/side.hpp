@@ -41,6 +41,7 @@ class Side {
   enum class Status { running, halted, ended };
 
   u64 position() const { return core().position(); }
+  u64 instructions() const { return core().instructions; }
   Status status() const { return status_; }
   /// Why it ended: "power off", "triple fault"...
   const std::string& ending() const { return ending_; }
@@ -67,6 +68,8 @@ class Side {
   void set_plant(const Plant& plant) { plant_ = plant; }
   /// Instruction bytes at the linear address, as many as are there.
   std::vector<u8> code_at(u64 linear, size_t length);
+  /// Stores within a page; false if nothing is there.
+  bool poke(u64 linear, std::span<const u8> bytes);
   /// The devices' states.
   state::Image devices();
 
