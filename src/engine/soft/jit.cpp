@@ -338,7 +338,9 @@ u8* Jit::run_one(u32 site) {
       if (s.after) {
         core_.serve_code();
         const JitBlock& b = blocks_[block];
-        if (!b.stale && !cpu.pending_exit) {
+        // An exact run attends where every engine does: after the instruction (physical.cpp).
+        const bool go_on = !exact_ || !cpu.attention.load(std::memory_order_relaxed);
+        if (!b.stale && !cpu.pending_exit && go_on) {
           if (b.vectors) restore_vectors();
           cpu.jit_base = base_of(*cpu.tlb.current);  // CLAC and STAC change the instance
           return run_at(s.after);
