@@ -188,7 +188,10 @@ bool Translator::decode_next() {
   item.kills = (f.conditional && !counted(insn) ? 0 : f.changed()) & kAllFlags;
   if (jit_.exact_) {
     item.kills &= f.written | f.cleared | f.set;
-    if (insn.memory_operand()) item.reads = kAllFlags;  // a fault shows them
+    // A fault shows them. Pushes, pops, calls and returns have no operand that says "memory".
+    if (insn.memory_operand() || item.kind != Kind::copy || insn.cls != Class::integer ||
+        insn.sem == Sem::div || insn.sem == Sem::idiv)
+      item.reads = kAllFlags;
   }
   if (insn.sem == Sem::jcc || insn.sem == Sem::cmovcc || insn.sem == Sem::setcc)
     item.reads = kAllFlags;  // more than one condition's, which is simpler
@@ -328,18 +331,21 @@ void Translator::end_block(JitBlock& b) {
   b.code_bytes = hot_.size() + cold_.size();
 }
 
-void Translator::step_block(u32 offset, u32 block, u32 place, JitBlock& b) {
-  begin({}, offset, 0, block, place);
-  Item& item = items_[0];
-  item.insn = Insn{};
-  item.at = static_cast<u16>(offset);
-  item.ends = true;
-  item.kind = Kind::interpret;
-  item.reads = item.live_after = kAllFlags;
-  n_ = 1;
-  interpret(item);
-  end_block(b);
-  b.bytes = 0;
+void Translator::translate_crossing(std::span<const u8> code, u32 offset, u32 mode, u32 block,
+                                    u32 place, JitBlock& b, u32 epoch) {
+  begin(code, offset, mode, block, place);
+  decode_next();
+  done_ = true;
+  hot_.load(kT1, hot_.base(at::kFetchEpoch), false);
+  hot_.lea(kT1, {kT1, kNoReg, 0, INT32_MIN}, false);
+  const u32 negated = -epoch;
+  b.epoch = place + hot_.size() - 4;
+  std::memcpy(&hot_.code[hot_.size() - 4], &negated, 4);
+  const u32 well = hot_.jrcxz();
+  hot_.mov_imm32(kT1, block_);
+  to_gate(hot_, jit_.gate_.stale);
+  hot_.patch8(well);
+  finish(b);
 }
 
 void Translator::to_gate(Assembler& a, u32 gate) {
