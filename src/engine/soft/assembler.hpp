@@ -59,7 +59,7 @@ inline constexpr i32 kSelf = SKERRY_CPU_AT(self), kJitBase = SKERRY_CPU_AT(jit_b
                      kRflags = SKERRY_CPU_AT(rflags), kRip = SKERRY_CPU_AT(rip),
                      kSegBase = SKERRY_CPU_AT(seg_base), kGo = SKERRY_CPU_AT(attention.go_),
                      kVectorLive = SKERRY_CPU_AT(vector_live),
-                     kExitCount = SKERRY_CPU_AT(exit_count), kJumpMask = SKERRY_CPU_AT(jump_mask), kFaultFlags = SKERRY_CPU_AT(fault_flags);
+                     kFetchEpoch = SKERRY_CPU_AT(tlb.fetch_epoch), kExitCount = SKERRY_CPU_AT(exit_count), kJumpMask = SKERRY_CPU_AT(jump_mask), kFaultFlags = SKERRY_CPU_AT(fault_flags);
 constexpr i32 gpr(u8 guest) {
   return kGpr + 8 * guest;
 }

@@ -7,7 +7,11 @@
 #include <cpuid.h>
 
 #include <cerrno>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
+
+#include <fmt/os.h>
 
 #include "base/fd.hpp"
 #include "engine/soft/arith.hpp"
@@ -67,6 +71,7 @@ std::unique_ptr<Jit> Jit::create(Cpu::Core& core) {
   auto jit = std::unique_ptr<Jit>(new Jit(core));
   if (!jit->map()) return nullptr;
   jit->make_gates();
+  jit->open_perf_map();
   jit->translator_ = std::make_unique<Translator>(*jit);
   jit->cpu_.tlb.jump_default = reinterpret_cast<u64>(jit->run_at(jit->gate_.dispatch));
   jit->cpu_.tlb.each([&](Instance& i) {
@@ -79,7 +84,19 @@ std::unique_ptr<Jit> Jit::create(Cpu::Core& core) {
   return jit;
 }
 
+// perf resolves addresses in generated code by /tmp/perf-PID.map (perf-report(1)): one line per
+// block, with its guest address when it was translated.
+void Jit::open_perf_map() {
+  if (!std::getenv("SKERRY_PERF_MAP")) return;
+  const std::string path = fmt::format("/tmp/perf-{}.map", ::getpid());
+  perf_map_ = std::fopen(path.c_str(), "ae");
+  if (!perf_map_) return log_warn(fmt::format("{}: {}", path, std::strerror(errno)));
+  std::setvbuf(perf_map_, nullptr, _IOLBF, 0);
+  fmt::print(perf_map_, "{:x} {:x} skerry:gates\n", reinterpret_cast<u64>(run_), first_block_at_);
+}
+
 Jit::~Jit() {
+  if (perf_map_) std::fclose(perf_map_);
   if (run_) {
     unregister_translated_code(reinterpret_cast<u64>(run_));
     ::munmap(run_, kCacheSize);
@@ -298,16 +315,7 @@ u8* Jit::run_one(u32 site) {
   account(s.count);
   cpu.rip = cpu.code_page + s.at;
   const Op* op;
-  if (s.length == 0 || blocks_[block].bytes == 0) {
-    // Crosses a page: the interpreter's own blocks know how to deal with it.
-    Block* b = core_.blocks.find(cpu.rip);
-    if (!b) {
-      if (!core_.deliver_fault()) core_.shutdown = true;
-      flags_from_cpu();
-      return resume();
-    }
-    op = &b->ops[0];
-  } else {
+  {
     std::unique_ptr<Decoded>& d = decoded_[u64{block} << 16 | s.at];
     if (!d) {
       d = std::make_unique<Decoded>();
@@ -474,6 +482,11 @@ JitBlock* Jit::find(u64 linear) {
   for (u32 n = buckets_[bucket_of(gpa, mode)]; n != kNone; n = blocks_[n].chain) {
     JitBlock& b = blocks_[n];
     if (b.gpa != gpa || b.mode != mode) continue;
+    if (b.gpa2 != ~u64{0}) {
+      if (crosses_well(b, linear)) return &b;
+      if (b.stale || b.gpa2 == ~u64{0}) break;
+      continue;  // another address space, another second page
+    }
     if (b.page->version.load(std::memory_order_acquire) == b.version && !b.stale) return &b;
     if (revalidate(b)) return &b;
     b.gpa = ~u64{0};
@@ -483,11 +496,11 @@ JitBlock* Jit::find(u64 linear) {
 }
 
 bool Jit::revalidate(JitBlock& b) {
-  if (b.bytes == 0) return true;
-  core_.blocks.watch(b.gpa, b.bytes);
+  core_.blocks.watch(b.gpa, std::min<u32>(b.bytes, 4096u - b.page_offset));
   const u32 version = b.page->version.load(std::memory_order_seq_cst);
   const Cpu::Core::Page p = core_.page(b.gpa);
-  if (!p.host || std::memcmp(p.host + (b.gpa & 0xfff), &bytes_[b.guest], b.bytes)) return false;
+  const u32 here = std::min<u32>(b.bytes, 4096u - b.page_offset);
+  if (!p.host || std::memcmp(p.host + b.page_offset, &bytes_[b.guest], here)) return false;
   b.version = version;
   ++counters.revalidated;
   if (b.stale) {
@@ -497,7 +510,34 @@ bool Jit::revalidate(JitBlock& b) {
   return true;
 }
 
+std::optional<u64> Jit::second_page(u64 linear) {
+  u64 gpa;
+  if (!core_.translate_code((linear & ~u64{0xfff}) + 4096, gpa)) return std::nullopt;
+  return gpa;
+}
+
+bool Jit::crosses_well(JitBlock& b, u64 linear) {
+  if (second_page(linear) != b.gpa2) return false;
+  if (b.stale || b.page->version.load(std::memory_order_acquire) != b.version ||
+      b.page2->version.load(std::memory_order_acquire) != b.version2) {
+    const u32 first = 4096u - b.page_offset;
+    core_.blocks.watch(b.gpa2, b.bytes - first);
+    const u32 version2 = b.page2->version.load(std::memory_order_seq_cst);
+    const Cpu::Core::Page p = core_.page(b.gpa2);
+    if (!p.host || std::memcmp(p.host, &bytes_[b.guest + first], b.bytes - first) ||
+        !revalidate(b)) {
+      b.gpa = b.gpa2 = ~u64{0};
+      return false;
+    }
+    b.version2 = version2;
+  }
+  const u32 epoch = -static_cast<u32>(cpu_.tlb.fetch_epoch);
+  std::memcpy(write_at(b.epoch), &epoch, 4);
+  return true;
+}
+
 void Jit::page_written(u64 page) {
+  ++cpu_.tlb.fetch_epoch;
   auto found = pages_.find(page);
   if (found == pages_.end()) return;
   for (u32 n = found->second; n != kNone; n = blocks_[n].peer) {
@@ -526,7 +566,7 @@ void Jit::flush() {
   entries_.clear();
 }
 
-JitBlock* Jit::translate(u64 gpa, u64, u32 mode) {
+JitBlock* Jit::translate(u64 gpa, u64 linear, u32 mode) {
   if (used_ + kBlockRoom > kCacheSize) flush();
   const u64 began = host_tsc();
   const u32 number = static_cast<u32>(blocks_.size());
@@ -553,8 +593,22 @@ JitBlock* Jit::translate(u64 gpa, u64, u32 mode) {
       std::memset(copy + watched, 0xff, step - watched);  // nobody answers
     watched = step;
   };
-  if (!translator_->translate({copy, available}, offset, mode, number, used_, b, fetch))
-    translator_->step_block(offset, number, used_, b);
+  if (!translator_->translate({copy, available}, offset, mode, number, used_, b, fetch)) {
+    // The first instruction goes on in the next page.
+    const std::optional<u64> gpa2 = second_page(linear);
+    if (!gpa2) return nullptr;
+    u64 host2;
+    b.gpa2 = *gpa2;
+    b.page2 = &core_.blocks.code_page(*gpa2, host2);
+    core_.blocks.watch(*gpa2, 15);
+    b.version2 = b.page2->version.load(std::memory_order_seq_cst);
+    if (host2)
+      std::memcpy(copy + available, reinterpret_cast<const u8*>(host2), 15);
+    else
+      std::memset(copy + available, 0xff, 15);
+    translator_->translate_crossing({copy, available + 15}, offset, mode, number, used_, b,
+                                    static_cast<u32>(cpu_.tlb.fetch_epoch));
+  }
   const Assembler &hot = translator_->hot(), &cold = translator_->cold();
   std::memcpy(write_at(used_), hot.code.get(), hot.size());
   std::memcpy(write_at(used_ + hot.size()), cold.code.get(), cold.size());
@@ -571,6 +625,9 @@ JitBlock* Jit::translate(u64 gpa, u64, u32 mode) {
     entry->second = number;
   }
   blocks_.push_back(b);
+  if (perf_map_)
+    fmt::print(perf_map_, "{:x} {:x} guest:{:x}{}\n", reinterpret_cast<u64>(run_at(b.code)),
+               b.code_bytes, linear, b.mode & kModeUser ? "" : " kernel");
   ++counters.translated_blocks;
   counters.translated_instructions += b.count;
   counters.code_bytes += b.code_bytes;

@@ -14,7 +14,9 @@
 // thread; other threads only post the pages whose code was written (Core::code_pages).
 #pragma once
 
+#include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -59,6 +61,12 @@ struct JitBlock {
   bool stale = false;    ///< its first bytes are a jump to a gate
   u8 head[5] = {};       ///< what they were
   u32 stale_stub = 0;    ///< offset in the cache
+  // A block of one instruction that crosses into a second page. Its code compares the TLBs' epoch
+  // with the one under which that page was last looked at.
+  u64 gpa2 = ~u64{0};
+  memory::CodePage* page2 = nullptr;
+  u32 version2 = 0;
+  u32 epoch = 0;  ///< offset in the cache of the 32-bit epoch, negated
   u32 chain = ~u32{0};   ///< next with the same hash
   u32 peer = ~u32{0};    ///< next in the same page
 };
@@ -109,6 +117,7 @@ class Jit {
   explicit Jit(Cpu::Core& core);
   bool map();
   void make_gates();
+  void open_perf_map();
   u32 mode_word() const;
   /// `count` instructions of the running block have ended (exact mode).
   void account(u32 count) {
@@ -136,6 +145,9 @@ class Jit {
   JitBlock* find(u64 linear);
   JitBlock* translate(u64 gpa, u64 linear, u32 mode);
   bool revalidate(JitBlock& block);
+  /// Whether the second page of a crossing block is still what it was; if so its code runs.
+  bool crosses_well(JitBlock& block, u64 linear);
+  std::optional<u64> second_page(u64 linear);
   u8* entry_for(u64 linear, JitBlock& block);
   void save_vectors() {
     if (cpu_.vector_live) save_live_vectors();
@@ -154,6 +166,7 @@ class Jit {
   Cpu::Core& core_;
   Cpu& cpu_;
   u8 *write_ = nullptr, *run_ = nullptr;
+  std::FILE* perf_map_ = nullptr;
   u32 used_ = 0, first_block_at_ = 0;
   std::unique_ptr<Translator> translator_;
 

@@ -131,6 +131,7 @@ void Tlbs::switch_space(u32 id, bool flush) {
     flush = true;
   }
   last_use[s] = ++uses;
+  ++fetch_epoch;
   space = s;
   if (flush) flush_space(s);
 }

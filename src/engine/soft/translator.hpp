@@ -50,8 +50,10 @@ class Translator {
     }
     return finish(b);
   }
-  /// A block that runs one instruction of whatever kind through the interpreter.
-  void step_block(u32 offset, u32 block, u32 place, JitBlock& b);
+  /// A block of the one instruction at `offset`, which goes on in the next page. The code leaves
+  /// through the stale gate when the epoch is not `epoch`.
+  void translate_crossing(std::span<const u8> code, u32 offset, u32 mode, u32 block, u32 place,
+                          JitBlock& b, u32 epoch);
 
   const Assembler& hot() const { return hot_; }
   const Assembler& cold() const { return cold_; }
