@@ -68,7 +68,7 @@ ALL = [
     *programs("kern", "kern", "getpid clock fork exec pipe socket fault map stat signal segv files readwrite yield "
               "epoll"),
     *programs("smp", "smp", "atomic psort independent"),
-    *programs("smp", "smp", "mutex futex spin shootdown", more=5),
+    *programs("smp", "smp", "mutex futex spin shootdown", more=3),
 ]
 
 

@@ -179,5 +179,6 @@ int main(int argc, char** argv) {
       {"psort", sort_prepare, sort_body},  {"independent", NULL, independent_body},
       {"shootdown", NULL, shootdown_body},
   };
+  bench_median = 1;
   return bench_main(argc, argv, table, sizeof table / sizeof *table);
 }
