@@ -51,7 +51,8 @@ class Pair {
   }
   bool over() const {
     return a_->status() == Status::ended || b_->status() == Status::ended ||
-           a_->position() >= options_.limit || idle_ > options_.idle;
+           a_->position() >= options_.limit ||
+           static_cast<double>(a_->now()) >= 1e9 * options_.seconds || idle_ > options_.idle;
   }
 
   /// What differs; registers alone unless `ram`.

@@ -20,6 +20,7 @@ struct Options {
   u64 event_every = 10'000;     ///< instructions
   u64 ram_every = 200;          ///< events between comparisons of memory and devices
   u64 limit = ~u64{0};          ///< position at which all ends
+  double seconds = 1e6;         ///< guest time at which all ends
   u64 from = ~u64{0};           ///< compare every block from this position on
   bool every_block = false;     ///< from the start
   bool strict = false;          ///< undefined flags are compared as well

@@ -31,7 +31,7 @@ Result<schema::EngineChoice> engine(const std::string& name) {
   return fail("no engine '{}' can run in lock-step; soft and soft,interpreter can", name);
 }
 
-/// Lines "<position> <text>", in order; "\n" and "\\" in the text.
+/// Lines "<nanoseconds> <text>", in order; "\n" and "\\" in the text.
 Result<std::vector<Input>> read_input(const std::string& path) {
   std::vector<Input> all;
   std::ifstream file(path);
@@ -41,9 +41,9 @@ Result<std::vector<Input>> read_input(const std::string& path) {
     Input input{};
     size_t used = 0;
     try {
-      input.at = std::stoull(line, &used);
+      input.at = std::stoll(line, &used);
     } catch (const std::exception&) {
-      return fail("{}: '{}' does not begin with a position", path, line);
+      return fail("{}: '{}' does not begin with a time", path, line);
     }
     for (size_t i = used + 1; i < line.size(); ++i) {
       if (line[i] == '\\' && i + 1 < line.size()) {
@@ -115,7 +115,8 @@ int main(int argc, char** argv) {
   app.add_option("--memory", arguments.memory)->capture_default_str();
   app.add_option("--cpu", spec.cpu, "CPU model")->capture_default_str();
   app.add_option("--disk", arguments.disks, "disk image; each side works on a copy");
-  app.add_option("--input", arguments.input, "file of lines '<position> <text>' to type");
+  app.add_option("--input", arguments.input,
+                 "file of lines '<nanoseconds of guest time> <text>' to type");
   app.add_option("--seed", options.setup.seed, "of the guest's random numbers")
       ->capture_default_str();
   app.add_option("--a", arguments.a, "engine: soft, or soft,interpreter")->capture_default_str();
@@ -127,6 +128,7 @@ int main(int argc, char** argv) {
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
   app.add_option("--instructions,--until", options.limit, "end at this position");
+  app.add_option("--seconds", options.seconds, "end at this guest time");
   app.add_option("--from", options.from, "from this position on compare after every block");
   app.add_flag("--every-block", options.every_block, "compare after every block from the start");
   app.add_flag("--print", options.print, "print every block that is compared");

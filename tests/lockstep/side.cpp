@@ -277,7 +277,7 @@ void Side::event(Nanos skip) {
 }
 
 void Side::give_input() {
-  while (next_input_ < input_.size() && input_[next_input_].at <= position()) {
+  while (next_input_ < input_.size() && input_[next_input_].at <= clock_.now()) {
     std::string& text = input_[next_input_].text;
     const u8* bytes = reinterpret_cast<const u8*>(text.data());
     text.erase(0, board_->lines()[0].receive({bytes, text.size()}));

@@ -15,9 +15,9 @@
 
 namespace skerry::lockstep {
 
-/// Text for the serial port, given at the first event at or after a position.
+/// Text for the serial port, given at the first event at or after a moment of guest time.
 struct Input {
-  u64 at;
+  Nanos at;
   std::string text;
 };
 
