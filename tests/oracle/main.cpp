@@ -1,6 +1,7 @@
-// skerry-oracle: the interpreter against the host's processor, instruction by instruction.
+// skerry-oracle: the software engine against the host's processor, instruction by instruction.
 //
-//   skerry-oracle [--seed N] [--seconds S | --cases N] [--row TEXT] [--failures N] [--32] [--list]
+//   skerry-oracle [--engine soft,interpreter | --engine soft] [--seed N] [--seconds S | --cases N]
+//   [--row TEXT] [--failures N] [--32] [--list]
 //
 // Takes every row of the instruction table that can be judged here in turn, in random order, and
 // prints each disagreement so that it can be reproduced with the seed and --row. Status: 0 agreed,
@@ -27,6 +28,7 @@ struct Options {
   unsigned failures = 20;
   bool list = false;
   bool bits32 = false;
+  std::string engine = "soft,interpreter";
 };
 
 std::string row_name(u16 index) {
@@ -62,7 +64,7 @@ int run(const Options& options) {
     fmt::print("skipped: {}\n", native.error().message());
     return 77;
   }
-  auto guest = Guest::create();
+  auto guest = Guest::create(options.engine == "soft");
   if (!guest) {
     fmt::print("skipped: {}\n", guest.error().message());
     return 77;
@@ -136,7 +138,7 @@ int run(const Options& options) {
 int main(int argc, char** argv) {
   skerry::oracle::Options options;
   options.seed = static_cast<skerry::u64>(skerry::HostClock::monotonic());
-  CLI::App app{"Compares the interpreter with the host's processor"};
+  CLI::App app{"Compares the software engine with the host's processor"};
   app.add_option("--seed", options.seed, "start of the random sequence (default: a fresh one)");
   app.add_option("--seconds", options.seconds, "how long to run");
   app.add_option("--cases", options.cases, "run this many cases instead");
@@ -144,11 +146,18 @@ int main(int argc, char** argv) {
   app.add_option("--failures", options.failures, "how many disagreements to print in full");
   app.add_flag("--32", options.bits32,
                "run the interpreter in 32-bit mode, with what is the same there");
+  app.add_option("--engine", options.engine,
+                 "what runs the instructions: 'soft,interpreter', or 'soft' for translated code")
+      ->check(CLI::IsMember({"soft", "soft,interpreter"}));
   app.add_flag("--list", options.list, "print the rows that can be judged");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
     return app.exit(e) ? 2 : 0;
+  }
+  if (options.bits32 && options.engine == "soft") {
+    fmt::print("--32: 32-bit code is not translated\n");
+    return 2;
   }
   return skerry::oracle::run(options);
 }

@@ -1,0 +1,407 @@
+// For tests: puts random programs for the block fuzzer together: single instructions
+// (block_writer.hpp), jumps, loops, calls, strings, stores into the code, and the states to start
+// from.
+//
+// Single-threaded.
+#pragma once
+
+#include "engine/soft/block_writer.hpp"
+
+namespace skerry::soft::block_fuzz {
+
+class Generator : Writer {
+ public:
+  /// Only instructions that `features` allow.
+  Generator(u64 seed, const isa::FeatureSet& features) : Writer(seed, features) {}
+
+  Program make() {
+    for (;;) {
+      begin();
+      body(4 + r_.below(r_.chance(20) ? 90 : 36));
+      end_main();
+      subroutines();
+      labels();
+      if (!p_.lay_out() || !p_.flags_defined()) continue;
+      const u32 runs = 1 + r_.below(5);
+      for (u32 i = 0; i < runs; ++i) p_.runs.push_back(state(i));
+      return std::move(p_);
+    }
+  }
+
+ private:
+  void begin() {
+    p_ = {};
+    p_.seed = seed_;
+    p_.user = r_.chance(50);
+    p_.start = r_.chance(50) ? 0x100 : static_cast<u32>(kPage) - 16 - r_.below(160);
+    p_.step = r_.chance(60);
+    calls_.clear();
+    victims_.clear();
+    pinned_.clear();
+    pin(r_.chance(90) ? u8{machine::rsp} : static_cast<u8>(r_.below(16)), 0);
+    const u32 pointers = 1 + r_.below(3);
+    for (u32 i = 0; i < pointers; ++i) {
+      const u8 reg = r_.chance(40) ? r_.pick(kOdd) : static_cast<u8>(r_.below(16));
+      if (is_pinned(reg) || reg == machine::rsp) continue;
+      pin(reg, 1);
+    }
+    wild_ = r_.chance(25) ? 8 : 1;
+    vectors_ = r_.chance(50) ? 0 : r_.chance(50) ? 15 : 60;
+  }
+
+  // ---- what the table does not give by itself
+
+  void jump_forward() {
+    const u32 kind = r_.below(10);
+    const u32 to = index() + 1 + r_.below(8);
+    if (kind < 7) {
+      const int c = static_cast<int>(r_.below(16));
+      const bool near = r_.chance(50);
+      if (near) {
+        branch(add({0x70 | c, 0}), Item::Leads::maybe, to, 1);
+      } else {
+        branch(add({0x0f, 0x80 | c, 0, 0, 0, 0}), Item::Leads::maybe, to, 4);
+      }
+    } else if (kind == 7) {
+      if (r_.chance(50))
+        branch(add({0xeb, 0}), Item::Leads::away, to, 1);
+      else
+        branch(add({0xe9, 0, 0, 0, 0}), Item::Leads::away, to, 4);
+    } else if (kind == 8) {
+      if (r_.chance(50) && !is_pinned(machine::rcx))  // loop
+        branch(add({0xe2, 0}), Item::Leads::maybe, to, 1);
+      else  // jrcxz, jecxz
+        branch(r_.chance(70) ? add({0xe3, 0}) : add({0x67, 0xe3, 0}), Item::Leads::maybe, to, 1);
+    } else {
+      indirect_jump(to);
+    }
+  }
+  static void branch(Item& item, Item::Leads leads, u32 label, u8 size) {
+    item.leads = leads;
+    item.label = label;
+    item.fix = Item::Fix::branch;
+    item.fix_size = size;
+    item.fix_at = static_cast<u8>(item.length - size);
+  }
+
+  void indirect_jump(u32 to) {
+    const u8 reg = free_register();
+    const int low = reg & 7, high = reg >> 3;
+    Item& mov = high ? add({0x41, 0xb8 | low, 0, 0, 0, 0}) : add({0xb8 | low, 0, 0, 0, 0});
+    mov.fix = Item::Fix::address;
+    mov.fix_at = static_cast<u8>(mov.length - 4);
+    mov.fix_size = 4;
+    mov.label = to + 4;  // see labels()
+    switch (r_.below(3)) {
+      case 0: {
+        Item& jmp = high ? add({0x41, 0xff, 0xe0 | low}) : add({0xff, 0xe0 | low});
+        jmp.leads = Item::Leads::indirect;
+        jmp.label = to + 4;
+        break;
+      }
+      case 1: {  // push, ret
+        if (high)
+          add({0x41, 0x50 | low});
+        else
+          add({0x50 | low});
+        Item& ret = add({0xc3});
+        ret.leads = Item::Leads::indirect;
+        ret.label = to + 4;
+        break;
+      }
+      default: {  // through memory
+        Item& store = add({0x48 | high << 2, 0x89, 0x05 | low << 3, 0, 0, 0, 0});
+        Item data;
+        const u64 at = data_page(kThird) + 8 * r_.below(500);
+        store.fix = Item::Fix::data;
+        store.fix_at = 3;
+        store.fix_size = 4;
+        store.target = at;
+        Item& jmp = add({0xff, 0x25, 0, 0, 0, 0});
+        jmp.fix = Item::Fix::data;
+        jmp.fix_at = 2;
+        jmp.fix_size = 4;
+        jmp.target = at;
+        jmp.leads = Item::Leads::indirect;
+        jmp.label = to + 4;
+      }
+    }
+  }
+
+  void loop(u32 depth) {
+    const bool by_loop = !is_pinned(machine::rcx) && r_.chance(30);
+    const u8 counter = by_loop ? u8{machine::rcx} : free_register();
+    set_register(counter, r_.chance(70) ? 2 + r_.below(4) : 10 + r_.below(60));
+    const u32 head = index();
+    pin(counter, 0);
+    const u32 length = 1 + r_.below(10);
+    for (u32 i = 0; i < length; ++i) one(depth + 1);
+    pinned_.erase(std::find_if(pinned_.rbegin(), pinned_.rend(),
+                               [&](const Pin& p) { return p.reg == counter; })
+                      .base() -
+                  1);
+    const int low = counter & 7, high = counter >> 3;
+    if (by_loop) {
+      define_flags();
+      branch(add({0xe2, 0}), Item::Leads::maybe, head, 1);
+      return;
+    }
+    if (r_.chance(50)) {
+      define_flags();
+      add({0x48 | high, 0xff, 0xc8 | low});  // dec
+    } else {
+      add({0x48 | high, 0x83, 0xe8 | low, 1});  // sub
+    }
+    branch(add({0x0f, 0x85, 0, 0, 0, 0}), Item::Leads::maybe, head, 4);
+  }
+
+  void string() {
+    static constexpr int kOps[] = {0xa4, 0xa6, 0xaa, 0xac, 0xae};
+    if (is_pinned(machine::rcx) || is_pinned(machine::rsi) || is_pinned(machine::rdi)) return;
+    const int op = r_.pick(kOps) | static_cast<int>(r_.below(2));
+    set_register(machine::rsi, place(64));
+    set_register(machine::rdi, place(64));
+    const bool repeated = r_.chance(75);
+    if (repeated) set_register(machine::rcx, r_.chance(80) ? r_.below(40) : r_.below(1500));
+    if (r_.chance(10)) add({r_.chance(60) ? 0xfc : 0xfd});
+    Item item;
+    if (repeated) item.bytes[item.length++] = r_.chance(60) ? 0xf3 : 0xf2;
+    if (r_.chance(20)) item.bytes[item.length++] = 0x66;
+    if (r_.chance(30)) item.bytes[item.length++] = 0x48;
+    item.bytes[item.length++] = static_cast<u8>(op);
+    (void)isa::decode({item.bytes, 15}, {64, true}, item.insn);
+    // With a count of 0 CMPS and SCAS leave what was there.
+    define_flags();
+    p_.items.push_back(item);
+  }
+
+  /// An instruction that another one changes.
+  void victim() {
+    if (r_.chance(50)) {
+      const u8 reg = free_register();
+      Item& item =
+          reg >= 8 ? add({0x41, 0xb8 | (reg & 7), 0, 0, 0, 0}) : add({0xb8 | reg, 0, 0, 0, 0});
+      victims_.push_back({index() - 1, static_cast<u8>(item.length - 4), false});
+    } else {  // add reg, reg: its ModRM byte
+      const u8 a = free_register() & 7, b = free_register() & 7;
+      add({0x01, 0xc0 | a << 3 | b});
+      victims_.push_back({index() - 1, 1, true});
+    }
+  }
+  void modify() {
+    if (victims_.empty()) return;
+    const Victim v = victims_[r_.below(static_cast<u32>(victims_.size()))];
+    const u8 reg = free_register();
+    if (v.modrm) {
+      for (u8 low = 0; low < 8; ++low)
+        if (is_pinned(low)) return;
+    }
+    const bool alias = p_.start < 0x800 && r_.chance(30);
+    const int low = reg & 7, high = reg >> 3;
+    if (v.modrm) {
+      // mov byte [place], imm8
+      Item& item =
+          alias ? add({0xc6, 0x04, 0x25, 0, 0, 0, 0, 0}) : add({0xc6, 0x05, 0, 0, 0, 0, 0});
+      item.bytes[item.length - 1] = static_cast<u8>(0xc0 | r_.below(64));
+      if ((item.bytes[item.length - 1] & 7) == 4) item.bytes[item.length - 1] ^= 1;
+      set_fix(item, alias, v, alias ? 3 : 2);
+    } else if (r_.chance(50)) {
+      // mov [place], reg32
+      Item& item = alias ? add({0x40 | high << 2, 0x89, 0x04 | low << 3, 0x25, 0, 0, 0, 0})
+                         : add({0x40 | high << 2, 0x89, 0x05 | low << 3, 0, 0, 0, 0});
+      set_fix(item, alias, v, alias ? 4 : 3);
+    } else {
+      // add byte [place], imm8
+      Item& item =
+          alias ? add({0x80, 0x04, 0x25, 0, 0, 0, 0, 0}) : add({0x80, 0x05, 0, 0, 0, 0, 0});
+      item.bytes[item.length - 1] = static_cast<u8>(r_.next());
+      set_fix(item, alias, v, alias ? 3 : 2);
+    }
+  }
+  struct Victim {
+    u32 item;
+    u8 byte;
+    bool modrm;
+  };
+  static void set_fix(Item& item, bool alias, const Victim& v, u32 at) {
+    item.fix = alias ? Item::Fix::alias : Item::Fix::code;
+    item.label = v.item;
+    item.target = v.byte;
+    item.fix_at = static_cast<u8>(at);
+    item.fix_size = 4;
+  }
+
+  void call() {
+    if (!is_pinned(machine::rsp)) return;
+    Item& item = add({0xe8, 0, 0, 0, 0});
+    branch(item, Item::Leads::call, kNoLabel - 1, 4);  // see subroutines()
+    calls_.push_back(index() - 1);
+  }
+
+  void system() {
+    switch (r_.below(p_.user ? 4 : 5)) {
+      case 0: add({0xcd, 0x80}); break;  // a handler that returns
+      case 1:
+        if (p_.user && !is_pinned(machine::rcx) && !is_pinned(machine::r11)) {
+          define_flags();
+          add({0x0f, 0x05});
+        }
+        break;
+      case 2:  // pushf; change some; popf
+        define_flags();
+        add({0x9c});
+        if (r_.chance(70)) {
+          Item& item = add({0x66, 0x81, 0x34, 0x24});  // xor word [rsp], arithmetic flags
+          static constexpr u32 kMasks[] = {0x8d5, 0x1, 0x40, 0x8d5 | 0x200, 0xc95};
+          extend(item, r_.pick(kMasks), 2);
+        }
+        add({0x9d});
+        break;
+      case 3: leave_frame(); break;
+      default:
+        switch (r_.below(4)) {
+          case 0: add({0xfa}); break;  // cli
+          case 1: add({0xfb}); break;  // sti
+          case 2:
+            add({0x0f, 0x01, 0xf8});
+            add({0x0f, 0x01, 0xf8});
+            break;    // swapgs twice
+          default: {  // invlpg
+            Item& item = add({0x0f, 0x01, 0x3d, 0, 0, 0, 0});
+            item.fix = Item::Fix::data;
+            item.fix_at = 3;
+            item.fix_size = 4;
+            item.target = place(8);
+          }
+        }
+    }
+  }
+  void leave_frame() {
+    if (is_pinned(machine::rbp) || !is_pinned(machine::rsp)) return;
+    add({0x55});                          // push rbp
+    add({0x48, 0x89, 0xe5});              // mov rbp, rsp
+    add({0x48, 0x8d, 0x64, 0x24, 0xe0});  // lea rsp, [rsp - 32]
+    if (r_.chance(50)) random_instruction_keeping(machine::rbp);
+    add({0xc9});
+  }
+  void random_instruction_keeping(u8 reg) {
+    pin(reg, 0);
+    random_instruction();
+    pinned_.pop_back();
+  }
+
+  void one(u32 depth) {
+    const u32 what = r_.below(100);
+    if (what < 10)
+      jump_forward();
+    else if (what < 12 && depth < 2)
+      loop(depth);
+    else if (what < 14)
+      string();
+    else if (what < 16)
+      victim();
+    else if (what < 18)
+      modify();
+    else if (what < 20)
+      call();
+    else if (what < 21)
+      system();
+    else
+      random_instruction();
+  }
+  void body(u32 count) {
+    for (u32 i = 0; i < count; ++i) one(0);
+  }
+
+  void end_main() {
+    end_ = index();
+    if (p_.user)
+      add({0xcd, 0x81}).leads = Item::Leads::stop;
+    else
+      add({0xf4}).leads = Item::Leads::stop;
+  }
+
+  void subroutines() {
+    if (calls_.empty()) return;
+    std::vector<u32> starts;
+    const u32 count = 1 + r_.below(2);
+    const std::vector<u32> calls = std::exchange(calls_, {});
+    for (u32 i = 0; i < count; ++i) {
+      starts.push_back(index());
+      const u32 length = r_.below(6);
+      for (u32 k = 0; k < length; ++k) random_instruction();
+      if (index() == starts.back()) define_flags();
+      if (i == 0 && r_.chance(60)) p_.items[starts.back()].align_to = 1 + 16 * r_.below(32);
+      add({0xc3}).leads = Item::Leads::back;
+    }
+    for (u32 c : calls) p_.items[c].label = starts[r_.below(count)];
+  }
+
+  // Forward labels beyond the end lead to the end.
+  void labels() {
+    for (u32 i = 0; i < end_; ++i) {
+      Item& item = p_.items[i];
+      if (item.label == kNoLabel || item.leads == Item::Leads::call) continue;
+      if (item.label > end_) item.label = end_;
+    }
+  }
+
+  // ---- states
+
+  void vector_state(u8* x) {
+    auto bytes = [&](u32 at, u32 size) {
+      const u32 kind = r_.below(4);
+      static constexpr u32 kFloats[] = {0,          0x80000000, 0x3f800000, 0xbf800000, 0x7f800000,
+                                        0x7fc00000, 0x7f800001, 1,          0x7f7fffff, 0x4f000000};
+      for (u32 i = 0; i < size; i += 8)
+        store<u64>(x + at + i, kind == 0   ? r_.next()
+                               : kind == 1 ? value()
+                               : kind == 2
+                                   ? u64{r_.pick(kFloats)} << 32 | r_.pick(kFloats)
+                                   : std::bit_cast<u64>(static_cast<double>(r_.below(1000))));
+    };
+    bytes(160, 256);
+    bytes(576, 256);
+    bytes(1088, 64);
+    bytes(1152, 512);
+    bytes(1664, 1024);
+    for (u32 i = 0; i < 8; ++i) {
+      store<u64>(x + 32 + 16 * i, r_.next() | u64{1} << 63);
+      store<u64>(x + 40 + 16 * i, 0x3f80 + r_.below(0x100));
+    }
+    store<u16>(x, 0x37f);
+    x[4] = r_.chance(50) ? 0 : 0xff;
+    u32 mxcsr = 0x1f80;
+    if (r_.chance(20)) mxcsr |= r_.below(4) << 13;
+    if (r_.chance(15)) mxcsr &= ~(r_.below(64) << 7);
+    if (r_.chance(20)) mxcsr |= r_.below(64);
+    store<u32>(x + 24, mxcsr);
+  }
+
+  machine::CpuState state(u32 n) {
+    machine::CpuState s;
+    for (u64& g : s.gpr) g = value();
+    for (const Pin& p : pinned_)
+      if (p.kind == 1) s.gpr[p.reg] = place(n == 0 ? 8 : 80);
+    if (r_.chance(70)) s.gpr[machine::rcx] &= 0xff;
+    u64 sp = kStack + kPage + 8 * r_.below(64) - 256;
+    if (r_.chance(5)) sp = kStackTop - 8 * r_.below(4);
+    if (r_.chance(5)) sp = kStack + 8 * r_.below(8);
+    if (r_.chance(10)) sp += r_.below(8);
+    s.gpr[machine::rsp] = sp;
+    for (const Pin& p : pinned_)
+      if (p.reg == machine::rsp && p.kind == 1) s.gpr[p.reg] = sp;
+    s.rip = kCode + p_.start;
+    s.rflags = 0x2 | (r_.next() & kArithmeticFlags) | (r_.chance(5) ? 0x400 : 0);
+    if (r_.chance(3)) s.rflags |= AC_;
+    vector_state(s.xsave.data());
+    return s;
+  }
+
+  static constexpr u8 kOdd[] = {1, 4, 10, 11, 15};
+  u32 end_ = 0;
+  std::vector<u32> calls_;
+  std::vector<Victim> victims_;
+};
+
+}  // namespace skerry::soft::block_fuzz
