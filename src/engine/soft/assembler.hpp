@@ -60,12 +60,20 @@ inline constexpr i32 kSelf = SKERRY_CPU_AT(self), kJitBase = SKERRY_CPU_AT(jit_b
                      kSegBase = SKERRY_CPU_AT(seg_base), kGo = SKERRY_CPU_AT(attention.go_),
                      kVectorLive = SKERRY_CPU_AT(vector_live),
                      kFetchEpoch = SKERRY_CPU_AT(tlb.fetch_epoch), kExitCount = SKERRY_CPU_AT(exit_count), kJumpMask = SKERRY_CPU_AT(jump_mask), kFaultFlags = SKERRY_CPU_AT(fault_flags);
+// Further away: what translate_system.cpp uses.
+inline constexpr i32 kSeg = SKERRY_CPU_AT(seg), kCpl = SKERRY_CPU_AT(cpl),
+                     kTlbCurrent = SKERRY_CPU_AT(tlb.current), kTlbContext = SKERRY_CPU_AT(tlb.context),
+                     kKernelGsBase = SKERRY_CPU_AT(s.kernel_gs_base), kTscAux = SKERRY_CPU_AT(s.tsc_aux),
+                     kCr0 = SKERRY_CPU_AT(s.cr0), kCr2 = SKERRY_CPU_AT(s.cr2),
+                     kCr3 = SKERRY_CPU_AT(s.cr3), kCr4 = SKERRY_CPU_AT(s.cr4),
+                     kEfer = SKERRY_CPU_AT(s.efer), kStar = SKERRY_CPU_AT(s.star),
+                     kLstar = SKERRY_CPU_AT(s.lstar), kSfmask = SKERRY_CPU_AT(s.sfmask);
 constexpr i32 gpr(u8 guest) {
   return kGpr + 8 * guest;
 }
 // In the TLB instance.
 inline constexpr i32 kTlbRead = 0, kTlbWrite = 8, kTlbHost = 16, kTlbBias = 24;
-inline constexpr i32 kJump = offsetof(Instance, jump);
+inline constexpr i32 kJump = offsetof(Instance, jump), kInstanceMode = offsetof(Instance, mode);
 }  // namespace at
 #undef SKERRY_CPU_AT
 #pragma GCC diagnostic pop

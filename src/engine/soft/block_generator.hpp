@@ -85,6 +85,7 @@ class Generator : Writer {
   }
 
   void indirect_jump(u32 to) {
+    define_flags();
     const u8 reg = free_register();
     const int low = reg & 7, high = reg >> 3;
     Item& mov = high ? add({0x41, 0xb8 | low, 0, 0, 0, 0}) : add({0xb8 | low, 0, 0, 0, 0});

@@ -207,9 +207,11 @@ inline bool Program::flags_defined() {
       const isa::Flags& f = isa::row_of(item.insn).flags;
       // What comes back from a handler has the flags it had.
       const bool returns = item.insn.sem == isa::Sem::int_ || item.insn.sem == isa::Sem::syscall;
-      const u32 after = returns ? undefined[i]
-                                : ((undefined[i] & ~f.killed()) | f.undefined) &
-                                      static_cast<u32>(kArithmeticFlags);
+      // A repeated string instruction with a count of 0 changes nothing.
+      const u32 killed = item.insn.cls == isa::Class::string ? 0 : f.killed();
+      const u32 after =
+          returns ? undefined[i]
+                  : ((undefined[i] & ~killed) | f.undefined) & static_cast<u32>(kArithmeticFlags);
       auto lead = [&](size_t to) {
         to = first_on(to);
         if (to >= n) return;
@@ -225,8 +227,13 @@ inline bool Program::flags_defined() {
           if (items[k].on && items[k].leads == L::call) lead(k + 1);
     }
   }
-  for (size_t i = 0; i < n; ++i)
-    if (items[i].on && reached[i] && (undefined[i] & flags_read(items[i].insn))) return false;
+  // An indirect jump may lead elsewhere than it was meant to, when the instruction that loads its
+  // register was jumped over.
+  for (size_t i = 0; i < n; ++i) {
+    const bool anywhere = items[i].leads == Item::Leads::indirect;
+    const u32 read = anywhere ? u32{kArithmeticFlags} : flags_read(items[i].insn);
+    if (items[i].on && reached[i] && (undefined[i] & read)) return false;
+  }
   return true;
 }
 

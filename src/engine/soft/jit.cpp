@@ -139,6 +139,7 @@ void Jit::report(std::vector<machine::Counter>& all) const {
                          {"TLB refills", c.tlb_refills},
                          {"TLB fills by page walks", c.tlb_fills},
                          {"accesses by the interpreter", c.slow_accesses},
+                         {"groups of accesses split", c.unmerged},
                          {"vector registers loaded", c.vector_loads},
                          {"vector registers saved", c.vector_saves},
                          {"faults in translated code", c.faults}});
@@ -160,8 +161,10 @@ void Jit::report(std::vector<machine::Counter>& all) const {
 
 u32 Jit::mode_word() const {
   const machine::CpuState& s = cpu_.s;
-  u32 mode = cpu_.cpl == 3 ? u32{kModeUser} : 0;
+  u32 mode = kModeSet | (cpu_.cpl == 3 ? u32{kModeUser} : 0);
+  if (s.cr4 & (1 << 21)) mode |= kModeSmap;
   if ((s.cr0 & (kCr0Em | kCr0Ts)) == 0) {
+    mode |= kModeX87;
     if (s.cr4 & kCr4OsFxsr) mode |= kModeSse;
     if (s.cr4 & kCr4OsXsave) {
       if ((s.xcr0 & 6) == 6) mode |= kModeAvx;
@@ -277,14 +280,14 @@ void Jit::run() {
 }
 
 // RIP, registers and saved_flags are right.
-u8* Jit::resume() {
+u8* Jit::resume(u32 variant) {
   for (;;) {
     core_.serve_code();
     counted_ = 0;
     const bool stop = exact_ && core_.position() != start_;
     if (!stop && !cpu_.pending_exit && !core_.shutdown && suits() && cpu_.attention.arm() &&
         canonical(cpu_.rip)) [[likely]] {
-      if (JitBlock* b = find(cpu_.rip)) {
+      if (JitBlock* b = find(cpu_.rip, variant)) {
         cpu_.code_page = cpu_.rip & ~u64{0xfff};
         Instance& i = *cpu_.tlb.current;
         if (i.mode != b->mode) [[unlikely]] {
@@ -380,10 +383,27 @@ u8* Jit::slow(u32 n) {
         if (blocks_[s.block].vectors) restore_vectors();
         return run_at(s.retry);
       }
+      if (s.group) return unmerged(n);
     }
+  } else if (s.group) {
+    return unmerged(n);
   }
   ++counters.slow_accesses;
   return run_one(n);
+}
+
+// Goes on before the site's instruction, in a translation that checks every access.
+u8* Jit::unmerged(u32 n) {
+  const Site s = sites_[n];
+  ++counters.unmerged;
+  account(s.count);
+  cpu_.rip = cpu_.code_page + s.at;
+  const u64 flushes = counters.flushes;
+  JitBlock* b = find(cpu_.rip, kModeUnmerged);
+  if (!b) return resume();
+  counted_ = 0;
+  if (counters.flushes == flushes && !exact_) sites_[n].other = b->code;
+  return run_at(b->code);
 }
 
 u8* Jit::interpret(u32 n) {
@@ -440,7 +460,7 @@ u8* Jit::stale(u32 n) {
   const u64 flushes = counters.flushes;
   cpu_.rip = cpu_.code_page + blocks_[n].page_offset;
   const u64 rip = cpu_.rip;
-  u8* to = resume();
+  u8* to = resume(blocks_[n].mode & kModeUnmerged);
   // Whoever is still linked to the old code goes to the new one from now on.
   if (to && counters.flushes == flushes && cpu_.rip == rip && blocks_[n].stale &&
       offset_of(to) != code)
@@ -464,7 +484,7 @@ u8* Jit::native_fault(u64) {
   if (f->flags_live) cpu_.saved_flags = saved_of_eflags(cpu_.fault_flags);
   // The interpreter runs into the same and says what it is.
   const NativeFault fault = *f;
-  sites_.push_back({fault.block, 0, 0, fault.at, 0, fault.length, false, fault.count});
+  sites_.push_back({fault.block, 0, 0, fault.at, 0, fault.length, false, fault.count, false, 0});
   return run_one(static_cast<u32>(sites_.size() - 1));
 }
 
@@ -475,10 +495,10 @@ void Jit::patch_jump(u32 at, u32 target) {
 
 // ---- blocks
 
-JitBlock* Jit::find(u64 linear) {
+JitBlock* Jit::find(u64 linear, u32 variant) {
   u64 gpa;
   if (!core_.translate_code(linear, gpa)) return nullptr;
-  const u32 mode = mode_word();
+  const u32 mode = mode_word() | variant;
   for (u32 n = buckets_[bucket_of(gpa, mode)]; n != kNone; n = blocks_[n].chain) {
     JitBlock& b = blocks_[n];
     if (b.gpa != gpa || b.mode != mode) continue;

@@ -36,6 +36,8 @@ struct Site {
   u8 length;         ///< of the instruction
   bool write;
   u8 count;          ///< instructions of the block before this one
+  bool group;        ///< checks for accesses that follow as well
+  u32 other;         ///< offset of the same from here on without groups, or 0
 };
 
 /// A direct jump to another block in the same page, not yet or already linked.
@@ -100,7 +102,7 @@ class Jit {
   struct Counters {
     u64 translated_blocks = 0, translated_instructions = 0, translation_ticks = 0, code_bytes = 0;
     u64 entries = 0, dispatches = 0, links = 0, flushes = 0, stale_blocks = 0, revalidated = 0;
-    u64 tlb_refills = 0, tlb_fills = 0, slow_accesses = 0, interpreted = 0, vector_loads = 0, vector_saves = 0;
+    u64 tlb_refills = 0, tlb_fills = 0, slow_accesses = 0, interpreted = 0, unmerged = 0, vector_loads = 0, vector_saves = 0;
     u64 faults = 0;
   } counters;
   /// How often the interpreter stood in, by isa::Sem.
@@ -140,9 +142,10 @@ class Jit {
   bool exact() const { return exact_; }
 
   /// From Cpu state: where to go on, null to leave.
-  u8* resume();
+  u8* resume(u32 variant = 0);
+  u8* unmerged(u32 site);
   u8* run_one(u32 site);  ///< by the interpreter's handler
-  JitBlock* find(u64 linear);
+  JitBlock* find(u64 linear, u32 variant = 0);
   JitBlock* translate(u64 gpa, u64 linear, u32 mode);
   bool revalidate(JitBlock& block);
   /// Whether the second page of a crossing block is still what it was; if so its code runs.

@@ -8,7 +8,7 @@ namespace skerry::soft {
 u8* Jit::refill(u32 n) {
   const Site& s = sites_[n];
   const u64 at = cpu_.scratch, page = at & ~u64{0xfff};
-  if ((at & 0xfff) + s.size > 4096) return nullptr;
+  if ((at & 0xfff) + s.size > 4096) return s.other ? run_at(s.other) : nullptr;
   Instance& i = *cpu_.tlb.current;
   const Instance::Second* found = &i.second[Instance::second_index(at)];
   u64 inside = 0;

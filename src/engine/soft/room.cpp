@@ -7,11 +7,6 @@
 #include "base/result.hpp"
 
 namespace skerry::soft {
-namespace {
-constexpr u64 kCpuSize = align_up(sizeof(Cpu), 4096), kInstanceSize = align_up(sizeof(Instance), 4096);
-constexpr u64 kViewSize = kCpuSize + kInstanceSize;
-}  // namespace
-
 Room::Room() {
   Fd fd(::memfd_create("skerry-cpu", MFD_CLOEXEC));
   const u64 total = kCpuSize + Tlbs::kInstances * kInstanceSize;

@@ -11,6 +11,10 @@
 
 namespace skerry::soft {
 
+constexpr u64 kCpuSize = align_up(sizeof(Cpu), 4096), kInstanceSize = align_up(sizeof(Instance), 4096);
+/// From one instance to the next.
+constexpr u64 kViewSize = kCpuSize + kInstanceSize;
+
 class Room {
  public:
   Room();

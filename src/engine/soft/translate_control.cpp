@@ -131,13 +131,11 @@ void Translator::call(const Item& item) {
     load_target(item);
     hot_.store(hot_.base(kTarget), kT0);
   }
-  protect_flags(item);
-  new_site(item, 8, true);
-  hot_.lea(kT0, {sp, kNoReg, 0, -8});
-  const Address a = check(item, 8, true, true);
+  u32 site;
+  const HostMem to = reach(item, stack(-8), 8, true, true, site);
   hot_.load(kT1, hot_.base(at::kCodePage));
   hot_.lea(kT1, {kT1, kNoReg, 0, item.at + insn.length});
-  hot_.store(a.mem, kT1);
+  hot_.store(to, kT1);
   hot_.lea(sp, {sp, kNoReg, 0, -8});
   need_flags(kT0);
   if (relative) return go_to(item.at + insn.length + static_cast<i64>(insn.imm));
@@ -149,11 +147,8 @@ void Translator::ret(const Item& item) {
   const Insn& insn = item.insn;
   const u8 sp = kHome[kRsp];
   const i32 release = insn.op[0].kind == OperandKind::immediate ? static_cast<i32>(insn.imm & 0xffff) : 0;
-  protect_flags(item);
-  new_site(item, 8, false);
-  hot_.mov(kT0, sp);
-  const Address a = check(item, 8, false, false);
-  hot_.load(kT0, a.mem);
+  u32 site;
+  hot_.load(kT0, reach(item, stack(0), 8, false, false, site));
   hot_.lea(sp, {sp, kNoReg, 0, 8 + release});
   if (!in_eflags_ && in_slot_) need_flags(kT1);
   indirect();

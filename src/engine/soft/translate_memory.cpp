@@ -154,8 +154,8 @@ void Translator::linear_address(const Insn& insn, const isa::Memory& m, u16 at) 
   if (m.segment >= machine::fs) hot_.add_mem(kT0, hot_.base(at::kSegBase + 8 * m.segment));
 }
 
-Translator::Address Translator::check(const Item&, u32 size, bool write, bool single) {
-  const u32 site = static_cast<u32>(jit_.sites_.size() - 1);
+// kT0: the address. Leaves its place in its page in kT0 and the entry's offset in kT1.
+void Translator::look_up(u32 size, bool write, u32 site) {
   static_assert(sizeof(TlbEntry) == 32 && Instance::kEntries == 1024);
   if (bmi2_) {
     hot_.rorx(kT1, kT0, 7);
@@ -167,12 +167,70 @@ Translator::Address Translator::check(const Item&, u32 size, bool write, bool si
   hot_.sub_mem(kT0, {kBase, kT1, 0, write ? at::kTlbWrite : at::kTlbRead});
   hot_.alu_imm(7, kT0, static_cast<i32>(4096 - size));
   colds_.push_back({write ? Cold::slow_write : Cold::slow_read, hot_.jcc32(cA).at, site});
+}
+
+void Translator::check_bias(u32 size, bool write, u32 site) {
+  look_up(size, write, site);
+  hot_.load(kT1, {kBase, kT1, 0, at::kTlbBias});
+}
+
+Translator::Address Translator::check(const Item&, u32 size, bool write, bool single) {
+  look_up(size, write, static_cast<u32>(jit_.sites_.size() - 1));
   if (single) {
     hot_.add_mem(kT0, {kBase, kT1, 0, at::kTlbHost});
     return {{kT0, kNoReg, 0, 0}, true};
   }
   hot_.load(kT1, {kBase, kT1, 0, at::kTlbHost});
   return {{kT0, kT1, 0, 0}, false};
+}
+
+// kT1 holds the group's delta.
+HostMem Translator::through_delta(const Item& item, const isa::Memory& m, bool single) {
+  HostMem at;
+  if (m.base == isa::Memory::kRip) {
+    at = {kT1, kNoReg, 0, static_cast<i32>(m.disp) + item.at + item.insn.length};
+  } else if (m.base == isa::Memory::kNone) {
+    at = {kT1, kNoReg, 0, static_cast<i32>(m.disp)};
+  } else {
+    u8 base = kHome[m.base];
+    if (base == kNoReg) {
+      hot_.load(kT0, hot_.base(at::gpr(m.base)));
+      base = kT0;
+    }
+    at = {base, kT1, 0, static_cast<i32>(m.disp)};
+  }
+  if (!single) return at;
+  hot_.lea(kT0, at);
+  return {kT0, kNoReg, 0, 0};
+}
+
+HostMem Translator::reach(const Item& item, const isa::Memory& m, u32 size, bool write, bool single,
+                          u32& site) {
+  site = kNoSite;
+  if (item.group < 0) {
+    protect_flags(item);
+    site = new_site(item, size, write);
+    linear_address(item.insn, m, item.at);
+    return check(item, size, write, single).mem;
+  }
+  const Group& g = groups_[static_cast<size_t>(item.group)];
+  const HostMem slot = hot_.base(at::kDelta + 8 * g.slot);
+  if (!item.leads) {
+    hot_.load(kT1, slot);
+    return through_delta(item, m, single);
+  }
+  protect_flags(item);
+  site = new_site(item, static_cast<u32>(g.high - g.low), g.write);
+  jit_.sites_[site].group = true;
+  isa::Memory lowest = m;
+  lowest.disp += g.low - item.place;
+  linear_address(item.insn, lowest, item.at);
+  check_bias(static_cast<u32>(g.high - g.low), g.write, site);
+  if (m.base == isa::Memory::kRip) hot_.add_mem(kT1, hot_.base(at::kCodePage));
+  if (m.base == isa::Memory::kNone)
+    hot_.add_mem(kT1, hot_.base(at::kSegBase + 8 * m.segment));
+  hot_.store(slot, kT1);
+  return through_delta(item, m, single);
 }
 
 // ---- copies
@@ -182,14 +240,11 @@ void Translator::copy(const Item& item) {
   Plan p;
   plan(insn, p);
   HostMem mem;
-  u32 site = ~u32{0};
+  u32 site = kNoSite;
   if (p.memory) {
-    protect_flags(item);
-    site = new_site(item, p.memory->size, p.memory->write);
-    linear_address(insn, insn.mem, item.at);
     const bool flags = item.reads || (item.changes && (item.live_after & ~item.kills));
     const bool single = p.temps || p.use_rcx || p.high || flags;
-    mem = check(item, p.memory->size, p.memory->write, single).mem;
+    mem = reach(item, insn.mem, p.memory->size, p.memory->write, single, site);
     flags_before_op(item, kT1);
     if (p.high) {
       hot_.mov(kT1, kT0);
@@ -208,7 +263,7 @@ void Translator::copy(const Item& item) {
   for (u8 i = 0; i < p.temps; ++i)
     if (p.temp[i].store) hot_.store(hot_.base(at::gpr(p.temp[i].guest)), p.temp[i].host);
   if (p.high_rcx_written) hot_.mov(kHome[kRcx], hcx);
-  if (site != ~u32{0}) jit_.sites_[site].after = place_ + hot_.size();
+  set_after(site);
   flags_after_op(item);
 }
 
@@ -275,69 +330,70 @@ void Translator::encode(const Insn& insn, const u8* original, const u8 regs[7], 
 
 // ---- the stack
 
+isa::Memory Translator::stack(i32 disp) {
+  isa::Memory m;
+  m.base = kRsp;
+  m.segment = machine::ss;
+  m.disp = disp;
+  return m;
+}
+
 void Translator::push(const Item& item) {
   const Insn& insn = item.insn;
   const Operand& o = insn.op[0];
   const u8 sp = kHome[kRsp];
-  protect_flags(item);
-  u32 first = ~u32{0};
+  u32 first = kNoSite, site;
   if (o.kind == OperandKind::memory) {
+    protect_flags(item);
     first = new_site(item, 8, false);
     linear_address(insn, insn.mem, item.at);
     hot_.load(kT0, check(item, 8, false, false).mem);
     hot_.store(hot_.base(at::kDelta + 32), kT0);
   }
-  const u32 site = new_site(item, 8, true);
-  hot_.lea(kT0, {sp, kNoReg, 0, -8});
-  const bool in_memory = o.kind == OperandKind::gpr && kHome[o.reg] == kNoReg;
-  const Address a = check(item, 8, true, in_memory || first != ~u32{0});
-  if (first != ~u32{0}) {
-    hot_.load(kT1, hot_.base(at::kDelta + 32));
-    hot_.store(a.mem, kT1);
-    jit_.sites_[first].after = ~u32{0};
+  const bool from_memory = first != kNoSite;
+  const bool spilled = o.kind == OperandKind::gpr && kHome[o.reg] == kNoReg;
+  const HostMem to = reach(item, stack(-8), 8, true, spilled || from_memory, site);
+  if (from_memory || spilled) {
+    hot_.load(kT1, hot_.base(from_memory ? at::kDelta + 32 : at::gpr(o.reg)));
+    hot_.store(to, kT1);
   } else if (o.kind == OperandKind::immediate) {
-    hot_.op_mem(0xc7, 0, a.mem);
+    hot_.op_mem(0xc7, 0, to);
     hot_.dword(static_cast<u32>(insn.imm));
-  } else if (in_memory) {
-    hot_.load(kT1, hot_.base(at::gpr(o.reg)));
-    hot_.store(a.mem, kT1);
   } else {
-    hot_.store(a.mem, kHome[o.reg]);
+    hot_.store(to, kHome[o.reg]);
   }
   hot_.lea(sp, {sp, kNoReg, 0, -8});
-  jit_.sites_[site].after = place_ + hot_.size();
-  if (first != ~u32{0}) jit_.sites_[first].after = place_ + hot_.size();
+  set_after(site);
+  set_after(first);
 }
 
 void Translator::pop(const Item& item) {
   const u8 guest = item.insn.op[0].reg, sp = kHome[kRsp];
-  protect_flags(item);
-  const u32 site = new_site(item, 8, false);
-  hot_.mov(kT0, sp);
-  const Address a = check(item, 8, false, false);
+  u32 site;
+  const HostMem from = reach(item, stack(0), 8, false, false, site);
   if (guest == kRsp) {
-    hot_.load(sp, a.mem);
+    hot_.load(sp, from);
   } else {
     if (kHome[guest] != kNoReg) {
-      hot_.load(kHome[guest], a.mem);
+      hot_.load(kHome[guest], from);
     } else {
-      hot_.load(kT1, a.mem);
+      hot_.load(kT1, from);
       hot_.store(hot_.base(at::gpr(guest)), kT1);
     }
     hot_.lea(sp, {sp, kNoReg, 0, 8});
   }
-  jit_.sites_[site].after = place_ + hot_.size();
+  set_after(site);
 }
 
 void Translator::leave(const Item& item) {
   const u8 sp = kHome[kRsp];
-  protect_flags(item);
-  const u32 site = new_site(item, 8, false);
-  hot_.mov(kT0, hbp);
-  const Address a = check(item, 8, false, false);
+  u32 site;
+  isa::Memory frame = stack(0);
+  frame.base = 5;
+  const HostMem from = reach(item, frame, 8, false, true, site);
   hot_.lea(sp, {hbp, kNoReg, 0, 8});
-  hot_.load(hbp, a.mem);
-  jit_.sites_[site].after = place_ + hot_.size();
+  hot_.load(hbp, from);
+  set_after(site);
 }
 
 // No memory access: the address as it is, without a segment.

@@ -132,6 +132,7 @@ bool Translator::copyable(const Insn& insn) const {
 
 Translator::Kind Translator::classify(const Insn& insn) const {
   const bool near64 = insn.opsize == 8;
+  if (system_inline(insn)) return Kind::system;
   switch (insn.sem) {
     case Sem::nop:
     case Sem::endbr32:
@@ -229,6 +230,10 @@ bool Translator::decode_next() {
     case Kind::copy:
       if (is_vector(insn)) vectors_ = true;
       break;
+    case Kind::system:
+      if (jit_.exact_ || insn.sem == Sem::syscall) item.reads = kAllFlags;
+      if (insn.sem == Sem::syscall || insn.sem == Sem::sysret) item.ends = done_ = true;
+      break;
     default: break;
   }
   ++n_;
@@ -290,11 +295,18 @@ void Translator::emit_item(Item& item) {
     case Kind::call: call(item); break;
     case Kind::ret: ret(item); break;
     case Kind::loop: loop(item); break;
+    case Kind::system:
+      if (item.insn.sem == Sem::sti && !sti_here(current_))
+        interpret(item);
+      else
+        system(item);
+      break;
   }
 }
 
 bool Translator::finish(JitBlock& b) {
   if (n_ == 0) return false;
+  merge();
   liveness();
   if (vectors_) {
     hot_.movzx8_mem(kT1, hot_.base(at::kVectorLive));
@@ -355,7 +367,7 @@ void Translator::to_gate(Assembler& a, u32 gate) {
 
 u32 Translator::new_site(const Item& item, u32 size, bool write) {
   jit_.sites_.push_back({block_, place_ + hot_.size(), 0, item.at, static_cast<u16>(size),
-                         item.insn.length, write, static_cast<u8>(current_)});
+                         item.insn.length, write, static_cast<u8>(current_), false, 0});
   return static_cast<u32>(jit_.sites_.size() - 1);
 }
 
@@ -376,6 +388,10 @@ void Translator::emit_cold() {
       case Cold::link:
         cold_.mov_imm32(kT1, c.number);
         to_gate(cold_, jit_.gate_.link);
+        break;
+      case Cold::interpret:
+        cold_.mov_imm32(kT1, c.number);
+        to_gate(cold_, jit_.gate_.interpret);
         break;
       case Cold::stop:
       case Cold::stop_live:

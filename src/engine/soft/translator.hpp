@@ -27,6 +27,10 @@ enum Mode : u32 {
   kModeSse = 2,       ///< SSE instructions may run
   kModeAvx = 4,       ///< AVX instructions may
   kModeAvx512 = 8,    ///< AVX-512 instructions may
+  kModeX87 = 16,      ///< x87 and MMX instructions may
+  kModeSmap = 32,     ///< CR4.SMAP
+  kModeSet = 64,      ///< always: no mode is 0, which unused memory holds
+  kModeUnmerged = 1u << 31,  ///< every access is checked for itself
 };
 
 class Translator {
@@ -72,6 +76,7 @@ class Translator {
     call,
     ret,
     loop,  ///< LOOP, JRCXZ
+    system,  ///< translate_system.cpp
   };
   struct Item {
     isa::Insn insn;
@@ -80,7 +85,22 @@ class Translator {
     bool ends;              ///< nothing follows
     u32 reads = 0, changes = 0, kills = 0;  ///< flags
     u32 live_after = 0;     ///< flags that somebody may still want
+    i16 group = -1;         ///< of its memory operand (or the stack)
+    bool leads = false;     ///< checks for the whole group
+    i32 place = 0;          ///< of the access in its group's terms
   };
+  /// Accesses at constant distances from one base: the first checks for all, keeps host - guest in
+  /// Cpu::delta, and the others just add it. If they do not all lie in one page, or it is no plain
+  /// memory, the block goes on in a translation of its rest without groups (kModeUnmerged).
+  struct Group {
+    u32 origin;  ///< what the base is derived from
+    bool write, open;
+    u16 first, last, count;  ///< items
+    i32 low, high;
+    u8 slot;
+  };
+  static constexpr i32 kMostSpan = 256;
+  static constexpr u8 kSlots = 4;
 
   // translator.cpp
   void begin(std::span<const u8> code, u32 offset, u32 mode, u32 block, u32 place);
@@ -107,7 +127,21 @@ class Translator {
   void flags_before_op(const Item& item, u8 temp);
   void flags_after_op(const Item& item);
 
+  // merge.cpp
+  void merge();
+  void note_access(u16 item, u32 origin, i64 place, u32 size, bool write);
+  std::vector<Group> groups_;
+
   // translate_memory.cpp
+  /// Host address of a memory operand (of the instruction, or made up for the stack), checked. The
+  /// site that run_one() may come back to is `site` (none for members of a group).
+  HostMem reach(const Item& item, const isa::Memory& m, u32 size, bool write, bool single,
+                u32& site);
+  HostMem through_delta(const Item& item, const isa::Memory& m, bool single);
+  void set_after(u32 site) {
+    if (site != kNoSite) jit_.sites_[site].after = place_ + hot_.size();
+  }
+  static constexpr u32 kNoSite = ~u32{0};
   struct Address {
     HostMem mem;
     bool single;  ///< in one register: kT1 is free
@@ -116,6 +150,9 @@ class Translator {
   void linear_address(const isa::Insn& insn, const isa::Memory& m, u16 at);
   /// Host address of what kT0 points to; jumps to a cold stub if it is not plain memory.
   Address check(const Item& item, u32 size, bool write, bool single);
+  void look_up(u32 size, bool write, u32 site);
+  void check_bias(u32 size, bool write, u32 site);
+  static isa::Memory stack(i32 disp);  ///< [RSP + disp]
   void copy(const Item& item);
   void encode(const isa::Insn& insn, const u8* original, const u8 regs[7], const HostMem* mem,
               bool drop_66 = false);
@@ -155,12 +192,35 @@ class Translator {
   void jump_out(u8 condition, bool conditional, i64 target);
   void poll(const Item& item);
 
+  // translate_system.cpp
+  bool system_inline(const isa::Insn& insn) const;
+  bool sti_here(u32 index) const;
+  void system(const Item& item);
+  void fall_back_if(u8 condition, u32 site);
+  void test_mem(i32 disp, u32 bits);
+  void alu_mem32(u8 op, i32 disp, u32 value);
+  void test_byte_at(const void* p);
+  void read_guest(u8 to, u8 guest);
+  void write_guest(u8 guest, u8 from);
+  void compose_flags();
+  void slot_from(u8 from);
+  void switch_instance(i32 views);
+  void check_instance(i32 views, u32 mode, u32 site);
+  void load_flat_segments(u32 dpl, i32 stack_from_code);
+  void mov_system(const Item& item);
+  void bit_string(const Item& item);
+  void pushf(const Item& item);
+  void popf(const Item& item);
+  void syscall(const Item& item);
+  void sysret(const Item& item);
+  void string(const Item& item);
+
   u32 new_site(const Item& item, u32 size, bool write);
   const u8* original(const Item& item) const { return code_.data() + (item.at - offset_); }
 
   // ---- cold code, emitted behind the block
   struct Cold {
-    enum Kind : u8 { slow_read, slow_write, link, stop, stop_live, far } kind;
+    enum Kind : u8 { slow_read, slow_write, link, stop, stop_live, far, interpret } kind;
     u32 from;    ///< offset of the rel32 in hot code
     u32 number;  ///< site, link or instructions executed
     i64 target = 0;
