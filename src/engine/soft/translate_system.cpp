@@ -48,19 +48,6 @@ u32 string_element(const Insn& insn) {
 
 bool Translator::system_inline(const Insn& insn) const {
   const bool kernel = !(mode_ & kModeUser);
-  static const char* dbg = getenv("SKN");
-  if (dbg) for (const char* p = dbg; *p; ++p) {
-    if (*p == 's' && insn.sem == Sem::sti) return false;
-    if (*p == 'a' && (insn.sem == Sem::stac || insn.sem == Sem::clac)) return false;
-    if (*p == 'p' && (insn.sem == Sem::popf)) return false;
-    if (*p == 'f' && (insn.sem == Sem::pushf)) return false;
-    if (*p == 'b' && (insn.sem == Sem::bt || insn.sem == Sem::bts||insn.sem == Sem::btr||insn.sem == Sem::btc)) return false;
-    if (*p == 'r' && (insn.sem == Sem::stos || insn.sem == Sem::movs)) return false;
-    if (*p == 'y' && (insn.sem == Sem::syscall || insn.sem == Sem::sysret)) return false;
-    if (*p == 'c' && (insn.sem == Sem::cli)) return false;
-    if (*p == 'm' && (insn.sem == Sem::mov)) return false;
-    if (*p == 'z') return false;
-  }
   switch (insn.sem) {
     case Sem::cld:
     case Sem::std:
@@ -284,8 +271,8 @@ void Translator::bit_string(const Item& item) {
   const u32 site = new_site(item, size, insn.sem != Sem::bt);
   linear_address(insn, insn.mem, item.at);
   read_guest(kT1, guest);
-  if (size == 4) hot_.op_reg(0x63, kT1, kT1);                  // movsxd
-  if (size == 2) hot_.bytes({0x48, 0x0f, 0xbf, 0xc9});         // movsx rcx, cx
+  if (size == 4) hot_.op_reg(0x63, kT1, kT1);           // movsxd
+  if (size == 2) hot_.bytes({0x48, 0x0f, 0xbf, 0xc9});  // movsx rcx, cx
   hot_.shift_imm(7, kT1, static_cast<u8>(3 + log));
   hot_.lea(kT0, {kT0, kT1, log, 0});
   read_guest(kT1, guest);
