@@ -164,8 +164,10 @@ class Side {
     for (u64 base : {kCode, kData, kStack})
       put<u64>(kTables + 0x7000 + 8 * (base >> 21 & 511), (entry(base) & ~u64{0xfff}) | 7);
     for (u64 i = 0; i < kCodePages; ++i) put<u64>(entry(kCode) + 8 * i, (kCodeGpa + i * kPage) | 7);
+    // What is executed elsewhere is not what was analysed.
+    constexpr u64 kNoExecute = u64{1} << 63;
     for (u64 i = 0; i < kStackPages; ++i)
-      put<u64>(entry(kStack) + 8 * i, (kStackGpa + i * kPage) | 7);
+      put<u64>(entry(kStack) + 8 * i, (kStackGpa + i * kPage) | kNoExecute | 7);
     for (u32 n = 0; n < kDataPages; ++n) {
       u64 to = (kDataGpa + n * kPage) | 7;
       switch (n) {
@@ -178,7 +180,7 @@ class Side {
         case kDevice: to = kDeviceGpa | 7; break;
         default: break;
       }
-      put<u64>(entry(data_page(n)), to);
+      put<u64>(entry(data_page(n)), to | kNoExecute);
     }
   }
 };

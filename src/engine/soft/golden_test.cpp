@@ -6,6 +6,8 @@
 //
 // Host code depends on the host's features: skipped where they differ from those of the files.
 // Addresses do not appear: jumps have labels, gates and fields of the Cpu have names.
+#include <cpuid.h>
+
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -118,7 +120,7 @@ constexpr Case kCases[] = {
     {"loop_instruction", "LOOP and JRCXZ",
      "e3 05 48 ff c0 e2 fb c3 f4"},
     {"sse_loop", "sums floats",
-     "0f 10 06 0f 58 c8 0f 11 0f 48 83 c6 10 48 83 c7 10 48 39 d6 75 ea f4"},
+     "0f 10 06 0f 58 c8 0f 11 0f 48 83 c6 10 48 83 c7 10 48 39 d6 72 ea f4"},
     {"scalar_double", "SSE2 as compilers use it",
      "f2 0f 10 06 f2 0f 59 47 08 f2 0f 58 d0 66 0f 2e d1 7a 05 f2 48 0f 2c c2 c3 f4"},
     {"avx_loop", "VEX, three operands, broadcast",
@@ -356,11 +358,20 @@ std::string difference(const std::string& expected, const std::string& actual) {
   return out;
 }
 
+/// What the translator makes depend on the host (translator.cpp), and AVX-512 for one of the
+/// blocks.
+bool host_is_usual() {
+  u32 a = 0, b = 0, c = 0, d = 0;
+  __get_cpuid(1, &a, &b, &c, &d);
+  const u32 family = ((a >> 8) & 15) + ((a >> 20) & 255);
+  const bool slow_pext = __builtin_cpu_is("amd") && family < 0x19;
+  return !slow_pext && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl");
+}
+
 TEST_P(Golden, is_what_the_file_says) {
   if (!cpu().core->jit) GTEST_SKIP() << "translated code alone";
-  if (!__builtin_cpu_is("intel") || !__builtin_cpu_supports("bmi2") ||
-      !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl"))
-    GTEST_SKIP() << "the files are of an Intel processor with BMI2 and AVX-512";
+  if (!host_is_usual()) GTEST_SKIP() << "the files are of a host with a fast PEXT and AVX-512";
   const Case& c = GetParam();
   run_block(c);
   const std::string now = text(c);
