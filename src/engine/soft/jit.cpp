@@ -346,7 +346,9 @@ u8* Jit::run_one(u32 site) {
     case Flow::next:
       cpu.rip = cpu.gpr[17];
       flags_from_cpu();
-      if (s.after) {
+      // A group's check has to pass before its other members run: masked vector instructions do
+      // without the access.
+      if (s.after && !s.group) {
         core_.serve_code();
         const JitBlock& b = blocks_[block];
         // An exact run attends where every engine does: after the instruction (physical.cpp).
