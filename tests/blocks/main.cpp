@@ -3,8 +3,14 @@
 //
 //   skerry-blocks [--seed N] [--seconds S | --programs N] [--failures N] [--print] [--no-minimise]
 //
-// Prints each disagreement as the smallest program that still shows it. A seed names one program:
-// --seed N --programs 1 runs it alone. Status: 0 agreed, 1 disagreed.
+// Prints each disagreement, and each crash, as the smallest program that still shows it. A seed
+// names one program: --seed N --programs 1 runs it alone. Programs run in a child, so that the
+// parent can tell of its death. Status: 0 agreed, 1 disagreed.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 
 #include "engine/soft/block_rig.hpp"
@@ -22,31 +28,89 @@ struct Options {
   bool print = false, small = true;
 };
 
+/// Between parent and child.
+struct Progress {
+  u64 programs = 0;
+  u64 runs = 0, faults = 0, discarded = 0, instructions = 0, steps = 0;
+};
+
+/// In a process of its own: 0 if f() gave true; else 1; 2 if the process died.
+template <class F>
+int apart(F f) {
+  std::fflush(stdout);
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(f() ? 0 : 1);
+  int status = 0;
+  if (child < 0 || ::waitpid(child, &status, 0) != child || !WIFEXITED(status)) return 2;
+  return WEXITSTATUS(status);
+}
+
+bool quiet(bool on) {
+  static const int error = ::dup(2);
+  return ::dup2(on ? ::open("/dev/null", O_WRONLY) : error, 2) >= 0;
+}
+
+/// Prints the smallest program that fails as this one does.
+void tell(const Options& options, u64 seed, const isa::FeatureSet& features, bool died) {
+  Program p = Generator(seed, features).make();
+  fmt::print("\n{}, seed {}\n", died ? "DEATH" : "DISAGREE", seed);
+  auto fails = [&](Program& q) {
+    return apart([&] { return Rig().test(q).empty(); }) == (died ? 2 : 1);
+  };
+  quiet(true);
+  const bool again = fails(p);
+  if (again && options.small) p = minimise(std::move(p), fails);
+  quiet(false);
+  if (!again) fmt::print("(not when run alone)\n");
+  apart([&] {
+    fmt::print("{}", p.whole_text());
+    std::fflush(stdout);
+    fmt::print("{}\n", Rig().test(p));
+    std::fflush(stdout);
+    return true;
+  });
+}
+
 int run(const Options& options) {
-  auto rig = std::make_unique<Rig>();
-  const isa::FeatureSet features = rig->features();
+  void* shared =
+      ::mmap(nullptr, sizeof(Progress), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (shared == MAP_FAILED) return 2;
+  Progress& progress = *new (shared) Progress;
+  const isa::FeatureSet features = Rig().features();
   const Nanos start = HostClock::monotonic();
   const Nanos end = start + static_cast<Nanos>(options.seconds * 1e9);
-  u64 programs = 0;
+  auto more = [&] {
+    return options.programs ? progress.programs < options.programs : HostClock::monotonic() < end;
+  };
   unsigned failed = 0;
   fmt::print("from seed {}\n", options.seed);
-  while (options.programs ? programs < options.programs : HostClock::monotonic() < end) {
-    Program p = Generator(options.seed + programs, features).make();
-    ++programs;
-    if (options.print) fmt::print("{}", p.text());
-    const Failure f = rig->test(p);
-    if (f.empty()) continue;
-    fmt::print("\nDISAGREE, seed {}\n{}", p.seed, options.small ? report(p) : p.text() + f);
-    std::fflush(stdout);
-    if (++failed >= options.failures) break;
-    rig = std::make_unique<Rig>();
+  while (more() && failed < options.failures) {
+    const int status = apart([&] {
+      Rig rig;
+      while (more()) {
+        Program p = Generator(options.seed + progress.programs, features).make();
+        ++progress.programs;
+        if (options.print) fmt::print("{}\n", p.whole_text());
+        std::fflush(stdout);
+        if (!rig.test(p).empty()) return false;
+        progress.runs += std::exchange(rig.runs, 0);
+        progress.faults += std::exchange(rig.faults, 0);
+        progress.discarded += std::exchange(rig.discarded, 0);
+        progress.instructions += std::exchange(rig.instructions, 0);
+        progress.steps += std::exchange(rig.steps, 0);
+      }
+      return true;
+    });
+    if (status == 0) break;
+    ++failed;
+    tell(options, options.seed + progress.programs - 1, features, status == 2);
   }
   const double seconds = static_cast<double>(HostClock::monotonic() - start) / 1e9;
   fmt::print(
-      "{} programs in {:.1f} s ({:.0f}/s), {} disagreements; since the last: {} runs, {} with "
-      "faults, {} given up, {} instructions, {} blocks compared\n",
-      programs, seconds, static_cast<double>(programs) / seconds, failed, rig->runs, rig->faults,
-      rig->discarded, rig->instructions, rig->steps);
+      "{} programs in {:.1f} s ({:.0f}/s), {} failures; {} runs, {} with faults, {} given up, {} "
+      "instructions, {} blocks compared\n",
+      progress.programs, seconds, static_cast<double>(progress.programs) / seconds, failed,
+      progress.runs, progress.faults, progress.discarded, progress.instructions, progress.steps);
   return failed ? 1 : 0;
 }
 

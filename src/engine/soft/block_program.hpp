@@ -111,6 +111,7 @@ struct Program {
   bool lay_out();
   bool flags_defined();
   std::string text() const;
+  std::string whole_text() const;  ///< with the states
   /// Whether code as it is now differs from what was laid out only where the program means to
   /// change it. When an instruction that overwrites itself notices is not defined.
   bool only_meant_changes(std::span<const u8> now) const {
@@ -244,6 +245,16 @@ inline std::string Program::text() const {
     std::string bytes;
     for (u32 b = 0; b < items[i].length; ++b) bytes += fmt::format("{:02x} ", items[i].bytes[b]);
     out += fmt::format("  {:x}  {:46}{}\n", at[i], bytes, isa::disassemble(items[i].insn, at[i]));
+  }
+  return out;
+}
+
+inline std::string Program::whole_text() const {
+  std::string out = fmt::format("seed {}, {}, {} run(s){}\n{}", seed, user ? "CPL 3" : "CPL 0",
+                                runs.size(), step ? ", step by step" : "", text());
+  for (const machine::CpuState& s : runs) {
+    for (u32 i = 0; i < 16; ++i) out += fmt::format(" r{}={:x}", i, s.gpr[i]);
+    out += fmt::format(" flags={:x} mxcsr={:x}\n", s.rflags, load<u32>(&s.xsave[24]));
   }
   return out;
 }

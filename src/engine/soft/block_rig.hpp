@@ -466,13 +466,7 @@ inline std::string report(const Program& p) {
     out = "(not when run alone)\n";
     small = p;
   }
-  out += fmt::format("seed {}, {}, {} run(s)\n{}", p.seed, p.user ? "CPL 3" : "CPL 0",
-                     small.runs.size(), small.text());
-  for (const machine::CpuState& s : small.runs) {
-    for (u32 i = 0; i < 16; ++i) out += fmt::format(" r{}={:x}", i, s.gpr[i]);
-    out += fmt::format(" flags={:x} mxcsr={:x}\n", s.rflags, load<u32>(&s.xsave[24]));
-  }
-  return out + f + "\n";
+  return out + small.whole_text() + f + "\n";
 }
 
 }  // namespace skerry::soft::block_fuzz
