@@ -15,28 +15,11 @@ namespace skerry::soft {
 // RCX are free between guest instructions. The others hold guest registers all the time, most of
 // them the one of the same number, so that instructions can be copied; guest R10, R11 and R15 live
 // in memory.
-enum Host : u8 {
-  hax,
-  hcx,
-  hdx,
-  hbx,
-  hsp,
-  hbp,
-  hsi,
-  hdi,
-  h8,
-  h9,
-  h10,
-  h11,
-  h12,
-  h13,
-  h14,
-  h15
-};
+enum Host : u8 { hax, hcx, hdx, hbx, hsp, hbp, hsi, hdi, h8, h9, h10, h11, h12, h13, h14, h15 };
 constexpr u8 kNoReg = 0xff;
 constexpr u8 kBase = hsp, kT0 = h11, kT1 = hcx;
 /// Where a guest register lives; kNoReg: in Cpu::gpr.
-constexpr u8 kHome[16] = {hax, h10, hdx, hbx, h15, hbp,    hsi,    hdi,
+constexpr u8 kHome[16] = {hax, h10, hdx,    hbx,    h15, hbp, hsi, hdi,
                           h8,  h9,  kNoReg, kNoReg, h12, h13, h14, kNoReg};
 
 /// [base + index << scale + disp]; base kNoReg: RIP-relative is not offered, absolute neither.
@@ -45,8 +28,8 @@ struct HostMem {
   i32 disp = 0;
 };
 
-// Displacements from the base register. A Cpu is no standard-layout class, but has no virtual bases,
-// which is all that offsetof needs of g++ and clang.
+// Displacements from the base register. A Cpu is no standard-layout class, but has no virtual
+// bases, which is all that offsetof needs of g++ and clang.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Winvalid-offsetof"
 #define SKERRY_CPU_AT(member) \
@@ -59,15 +42,19 @@ inline constexpr i32 kSelf = SKERRY_CPU_AT(self), kJitBase = SKERRY_CPU_AT(jit_b
                      kRflags = SKERRY_CPU_AT(rflags), kRip = SKERRY_CPU_AT(rip),
                      kSegBase = SKERRY_CPU_AT(seg_base), kGo = SKERRY_CPU_AT(attention.go_),
                      kVectorLive = SKERRY_CPU_AT(vector_live),
-                     kFetchEpoch = SKERRY_CPU_AT(tlb.fetch_epoch), kExitCount = SKERRY_CPU_AT(exit_count), kJumpMask = SKERRY_CPU_AT(jump_mask), kFaultFlags = SKERRY_CPU_AT(fault_flags);
+                     kFetchEpoch = SKERRY_CPU_AT(tlb.fetch_epoch),
+                     kExitCount = SKERRY_CPU_AT(exit_count), kJumpMask = SKERRY_CPU_AT(jump_mask),
+                     kFaultFlags = SKERRY_CPU_AT(fault_flags);
 // Further away: what translate_system.cpp uses.
 inline constexpr i32 kSeg = SKERRY_CPU_AT(seg), kCpl = SKERRY_CPU_AT(cpl),
-                     kTlbCurrent = SKERRY_CPU_AT(tlb.current), kTlbContext = SKERRY_CPU_AT(tlb.context),
-                     kKernelGsBase = SKERRY_CPU_AT(s.kernel_gs_base), kTscAux = SKERRY_CPU_AT(s.tsc_aux),
-                     kCr0 = SKERRY_CPU_AT(s.cr0), kCr2 = SKERRY_CPU_AT(s.cr2),
-                     kCr3 = SKERRY_CPU_AT(s.cr3), kCr4 = SKERRY_CPU_AT(s.cr4),
-                     kEfer = SKERRY_CPU_AT(s.efer), kStar = SKERRY_CPU_AT(s.star),
-                     kLstar = SKERRY_CPU_AT(s.lstar), kSfmask = SKERRY_CPU_AT(s.sfmask);
+                     kTlbCurrent = SKERRY_CPU_AT(tlb.current),
+                     kTlbContext = SKERRY_CPU_AT(tlb.context),
+                     kKernelGsBase = SKERRY_CPU_AT(s.kernel_gs_base),
+                     kTscAux = SKERRY_CPU_AT(s.tsc_aux), kCr0 = SKERRY_CPU_AT(s.cr0),
+                     kCr2 = SKERRY_CPU_AT(s.cr2), kCr3 = SKERRY_CPU_AT(s.cr3),
+                     kCr4 = SKERRY_CPU_AT(s.cr4), kEfer = SKERRY_CPU_AT(s.efer),
+                     kStar = SKERRY_CPU_AT(s.star), kLstar = SKERRY_CPU_AT(s.lstar),
+                     kSfmask = SKERRY_CPU_AT(s.sfmask);
 constexpr i32 gpr(u8 guest) {
   return kGpr + 8 * guest;
 }
@@ -117,9 +104,9 @@ class Assembler {
   /// wide_disp: never an 8-bit displacement (EVEX scales those).
   void modrm_mem(u8 reg, const HostMem& m, bool wide_disp = false) {
     const bool sib = m.index != kNoReg || (m.base & 7) == 4;
-    u8 mod = m.disp == 0 && (m.base & 7) != 5                     ? 0
+    u8 mod = m.disp == 0 && (m.base & 7) != 5                ? 0
              : m.disp >= -128 && m.disp <= 127 && !wide_disp ? 1
-                                                              : 2;
+                                                             : 2;
     byte(static_cast<u8>(mod << 6 | (reg & 7) << 3 | (sib ? 4 : m.base & 7)));
     if (sib)
       byte(static_cast<u8>((m.index == kNoReg ? 4 << 3 : m.scale << 6 | (m.index & 7) << 3) |
@@ -216,12 +203,11 @@ class Assembler {
     bytes({0x0f, 0xb7, static_cast<u8>(0xc0 | (to & 7) << 3 | (from & 7))});
   }
   void rorx(u8 to, u8 from, u8 count) {  // VEX.LZ.F2.0F3A.W1 F0
-    bytes({0xc4, static_cast<u8>((to & 8 ? 0 : 0x80) | 0x40 | (from & 8 ? 0 : 0x20) | 3), 0xfb, 0xf0,
-           static_cast<u8>(0xc0 | (to & 7) << 3 | (from & 7)), count});
+    bytes({0xc4, static_cast<u8>((to & 8 ? 0 : 0x80) | 0x40 | (from & 8 ? 0 : 0x20) | 3), 0xfb,
+           0xf0, static_cast<u8>(0xc0 | (to & 7) << 3 | (from & 7)), count});
   }
   void pext_mem(u8 to, u8 from, const HostMem& m) {  // VEX.LZ.F3.0F38.W0 F5, 32 bits
-    bytes({0xc4,
-           static_cast<u8>((to & 8 ? 0 : 0x80) | 0x40 | (m.base & 8 ? 0 : 0x20) | 2),
+    bytes({0xc4, static_cast<u8>((to & 8 ? 0 : 0x80) | 0x40 | (m.base & 8 ? 0 : 0x20) | 2),
            static_cast<u8>((~from & 15) << 3 | 2), 0xf5});
     modrm_mem(to, m);
   }

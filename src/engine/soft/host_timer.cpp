@@ -1,6 +1,6 @@
-// The LAPIC's timer while translated code runs: nobody counts blocks there, so a POSIX timer's signal
-// sets Cpu::attention at the deadline. The signal goes to the vCPU's own thread: no other has to wake
-// up for it.
+// The LAPIC's timer while translated code runs: nobody counts blocks there, so a POSIX timer's
+// signal sets Cpu::attention at the deadline. The signal goes to the vCPU's own thread: no other
+// has to wake up for it.
 #include <signal.h>
 #include <sys/syscall.h>
 #include <time.h>

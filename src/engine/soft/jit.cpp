@@ -62,7 +62,8 @@ void give_signal_stack() {
 }  // namespace
 
 Jit::Jit(Cpu::Core& core)
-    : interpreted_by_sem(2048), core_(core),
+    : interpreted_by_sem(2048),
+      core_(core),
       cpu_(core.cpu),
       buckets_(kBuckets, kNone),
       high_(std::make_unique<HighVectors>()) {}
@@ -134,6 +135,7 @@ void Jit::report(std::vector<machine::Counter>& all) const {
                          {"blocks whose page was written", c.stale_blocks},
                          {"blocks found unchanged", c.revalidated},
                          {"jumps linked", c.links},
+                         {"jump table refills", c.jump_refills},
                          {"jump table misses", c.dispatches},
                          {"entries from the run loop", c.entries},
                          {"TLB refills", c.tlb_refills},
@@ -146,9 +148,8 @@ void Jit::report(std::vector<machine::Counter>& all) const {
   // The instructions that would gain most from being translated.
   std::vector<u32> order(interpreted_by_sem.size());
   for (u32 i = 0; i < order.size(); ++i) order[i] = i;
-  std::partial_sort(order.begin(), order.begin() + 12, order.end(), [&](u32 a, u32 b) {
-    return interpreted_by_sem[a] > interpreted_by_sem[b];
-  });
+  std::partial_sort(order.begin(), order.begin() + 12, order.end(),
+                    [&](u32 a, u32 b) { return interpreted_by_sem[a] > interpreted_by_sem[b]; });
   interpreted_names_.clear();
   for (u32 i = 0; i < 12 && interpreted_by_sem[order[i]]; ++i)
     interpreted_names_.push_back(
@@ -203,8 +204,8 @@ struct Jit::HighVectors {
       p.host = b;
     }
   }
-  std::array<Part, 3> parts{{{5, area::kOpmask, 64, 0}, {6, area::kZmmHigh, 512, 0},
-                             {7, area::kHi16, 1024, 0}}};
+  std::array<Part, 3> parts{
+      {{5, area::kOpmask, 64, 0}, {6, area::kZmmHigh, 512, 0}, {7, area::kHi16, 1024, 0}}};
   u64 in_ours = 0;  ///< components that are not all zero in Cpu::s.xsave
   alignas(64) std::array<u8, 4096> area{};
 };
@@ -227,7 +228,15 @@ void Jit::save_live_vectors() {
   const u32 host = kHostMxcsr;
   asm volatile("ldmxcsr %0" ::"m"(host));
   if (components & 4) asm volatile("vzeroupper" ::: "memory");
-  if (low[area::kFsw] & 0x80) asm volatile("fninit" ::: "memory");  // nothing pending in C++
+  // C++ gets an empty x87 stack with nothing pending.
+  if (low[area::kFtw] || load<u16>(low + area::kFcw) != 0x37f || (low[area::kFsw] & 0x80))
+    asm volatile("fninit" ::: "memory");
+  if (load<u64>(low + area::kFip) != fip_) {
+    // x87 instructions ran: these are addresses of ours. As the interpreter in deterministic runs,
+    // translated code leaves no pointers.
+    std::memset(low + area::kFop, 0, 2);
+    std::memset(low + area::kFip, 0, 16);
+  }
   if (components & kHigh) {
     const u64 used = load<u64>(high_->area.data() + area::kHeader);
     for (const HighVectors::Part& p : high_->parts)
@@ -255,6 +264,7 @@ void Jit::restore_vectors() {
     for (const HighVectors::Part& p : high_->parts)
       if (used >> p.component & 1) std::memcpy(&high_->area[p.host], low + p.ours, p.size);
   }
+  fip_ = load<u64>(low + area::kFip);
   asm volatile("xrstor64 (%0)" ::"r"(low), "a"(static_cast<u32>(components & kLow)), "d"(0)
                : "memory");
   if (components & kHigh) asm volatile("xrstor64 (%0)" ::"r"(high), "a"(kHigh), "d"(0) : "memory");
@@ -325,7 +335,8 @@ u8* Jit::run_one(u32 site) {
       const JitBlock& b = blocks_[block];
       const u32 from = b.guest + (s.at - static_cast<u32>(b.gpa & 0xfff));
       const u32 size = std::min<u32>(15, b.guest + b.bytes - from);
-      Handler handler = decode_one({&bytes_[from], size}, {64, true}, core_.shared.features, d->insn);
+      Handler handler =
+          decode_one({&bytes_[from], size}, {64, true}, core_.shared.features, d->insn);
       prepare_op(d->op, d->insn);
       d->op.run = handler;
     }
@@ -429,7 +440,8 @@ u8* Jit::link(u32 n) {
   cpu_.rip = cpu_.code_page + l.target;
   u8* to = resume();
   if (exact_) return to;
-  // Only if that is what was found: not a fault's handler, and not after everything was thrown away.
+  // Only if that is what was found: not a fault's handler, and not after everything was thrown
+  // away.
   if (to && counters.flushes == flushes && cpu_.rip == cpu_.code_page + l.target)
     patch_jump(l.jump, offset_of(to));
   return to;
@@ -448,7 +460,10 @@ u8* Jit::dispatch(u64 target) {
     return resume();
   }
   JitBlock* b = find(target);
-  i.jump[target & (Instance::kJumps - 1)] = reinterpret_cast<u64>(entry_for(target, *b));
+  u8* entry = entry_for(target, *b);
+  i.jump[target & (Instance::kJumps - 1)] = reinterpret_cast<u64>(entry);
+  i.second_jump[Instance::second_jump_index(target)] = {target, offset_of(entry), b->code,
+                                                        i.jump_generation};
   i.jumps_used = true;
   const FetchTlb::Entry& page = i.fetch.entry[FetchTlb::index(target)];
   i.jumps_nonglobal |= page.page != (target & ~u64{0xfff}) || !page.global;
@@ -480,8 +495,7 @@ u8* Jit::native_fault(u64) {
   const u32 host = offset_of(reinterpret_cast<const u8*>(cpu_.scratch));
   auto f = std::lower_bound(faults_.begin(), faults_.end(), host,
                             [](const NativeFault& a, u32 b) { return a.host < b; });
-  SKERRY_CHECK(f != faults_.end() && f->host == host,
-               "a signal in translated code");
+  SKERRY_CHECK(f != faults_.end() && f->host == host, "a signal in translated code");
   ++counters.faults;
   if (f->flags_live) cpu_.saved_flags = saved_of_eflags(cpu_.fault_flags);
   // The interpreter runs into the same and says what it is.

@@ -1,14 +1,14 @@
 // Jit: runs one vCPU's guest code as translated host code, and keeps that code.
 //
 // Translated code (translator.hpp) runs with guest registers in host registers. It leaves through
-// *gates*: short pieces of code that put the registers into the Cpu, call a function of this class on
-// the ordinary stack, and go on where that function says. Every gate but the one that leaves may
+// *gates*: short pieces of code that put the registers into the Cpu, call a function of this class
+// on the ordinary stack, and go on where that function says. Every gate but the one that leaves may
 // come back: a TLB miss is filled and tried again, an instruction that is not translated is run by
 // the interpreter's handler, a jump is linked to its target.
 //
-// A block is valid while the bytes it came from are watched and unchanged (block.hpp). When its page
-// is written its first bytes are replaced by a jump to a gate, so that whoever is linked to it ends
-// up there; if the bytes turn out unchanged they are put back.
+// A block is valid while the bytes it came from are watched and unchanged (block.hpp). When its
+// page is written its first bytes are replaced by a jump to a gate, so that whoever is linked to it
+// ends up there; if the bytes turn out unchanged they are put back.
 //
 // Each vCPU has its own code: no locks, no cross-modification. All of this belongs to the vCPU's
 // thread; other threads only post the pages whose code was written (Core::code_pages).
@@ -35,9 +35,9 @@ struct Site {
   u16 size;          ///< bytes checked
   u8 length;         ///< of the instruction
   bool write;
-  u8 count;          ///< instructions of the block before this one
-  bool group;        ///< checks for accesses that follow as well
-  u32 other;         ///< offset of the same from here on without groups, or 0
+  u8 count;    ///< instructions of the block before this one
+  bool group;  ///< checks for accesses that follow as well
+  u32 other;   ///< offset of the same from here on without groups, or 0
 };
 
 /// A direct jump to another block in the same page, not yet or already linked.
@@ -57,8 +57,8 @@ struct JitBlock {
   u32 code_bytes = 0, hot_bytes = 0;
   u32 guest = 0;  ///< offset of the guest's bytes in Jit::bytes_
   u16 bytes = 0, count = 0;
-  u16 page_offset = 0;  ///< of the first byte
-  u16 entry = 0;        ///< where the code starts when vector registers are live
+  u16 page_offset = 0;   ///< of the first byte
+  u16 entry = 0;         ///< where the code starts when vector registers are live
   bool vectors = false;  ///< uses vector registers
   bool stale = false;    ///< its first bytes are a jump to a gate
   u8 head[5] = {};       ///< what they were
@@ -68,16 +68,16 @@ struct JitBlock {
   u64 gpa2 = ~u64{0};
   memory::CodePage* page2 = nullptr;
   u32 version2 = 0;
-  u32 epoch = 0;  ///< offset in the cache of the 32-bit epoch, negated
-  u32 chain = ~u32{0};   ///< next with the same hash
-  u32 peer = ~u32{0};    ///< next in the same page
+  u32 epoch = 0;        ///< offset in the cache of the 32-bit epoch, negated
+  u32 chain = ~u32{0};  ///< next with the same hash
+  u32 peer = ~u32{0};   ///< next in the same page
 };
 
 /// Host instructions that may fault by themselves (divisions, vector instructions).
 struct NativeFault {
   u32 host;  ///< offset in the cache
   u32 block;
-  u16 at;    ///< guest instruction in its page
+  u16 at;  ///< guest instruction in its page
   u8 length;
   u8 count;         ///< instructions of the block before this one
   bool flags_live;  ///< EFLAGS hold the guest's (else Cpu::saved_flags do)
@@ -101,8 +101,10 @@ class Jit {
 
   struct Counters {
     u64 translated_blocks = 0, translated_instructions = 0, translation_ticks = 0, code_bytes = 0;
-    u64 entries = 0, dispatches = 0, links = 0, flushes = 0, stale_blocks = 0, revalidated = 0;
-    u64 tlb_refills = 0, tlb_fills = 0, slow_accesses = 0, interpreted = 0, unmerged = 0, vector_loads = 0, vector_saves = 0;
+    u64 entries = 0, dispatches = 0, jump_refills = 0, links = 0, flushes = 0, stale_blocks = 0,
+        revalidated = 0;
+    u64 tlb_refills = 0, tlb_fills = 0, slow_accesses = 0, interpreted = 0, unmerged = 0,
+        vector_loads = 0, vector_saves = 0;
     u64 faults = 0;
   } counters;
   /// How often the interpreter stood in, by isa::Sem.
@@ -130,13 +132,14 @@ class Jit {
 
   // ---- what gates call. They return where translated code goes on, null to leave.
   static u8* gate_slow(Cpu* cpu, u64 site);
-  u8* refill(u32 site);       ///< null if that does not help
-  u8* slow(u32 site);         ///< an access missed; its address is in Cpu::scratch
-  u8* interpret(u32 site);    ///< an instruction for the interpreter
-  u8* link(u32 index);        ///< an unlinked direct jump
-  u8* dispatch(u64 target);   ///< an indirect jump that found nothing
-  u8* stop(u32 site);         ///< somebody wants attention; before the site's instruction
-  u8* stale(u32 block);       ///< a block whose page was written
+  static u8* gate_dispatch(Cpu* cpu, u64 target);
+  u8* refill(u32 site);      ///< null if that does not help
+  u8* slow(u32 site);        ///< an access missed; its address is in Cpu::scratch
+  u8* interpret(u32 site);   ///< an instruction for the interpreter
+  u8* link(u32 index);       ///< an unlinked direct jump
+  u8* dispatch(u64 target);  ///< an indirect jump that found nothing
+  u8* stop(u32 site);        ///< somebody wants attention; before the site's instruction
+  u8* stale(u32 block);      ///< a block whose page was written
   u8* load_vectors(u32 block);
   u8* native_fault(u64 host);
   bool exact() const { return exact_; }
@@ -198,6 +201,7 @@ class Jit {
   u64 start_ = 0;    ///< position when run() began
   struct HighVectors;
   std::unique_ptr<HighVectors> high_;
+  u64 fip_ = 0;                  ///< x87 instruction pointer as it was loaded
   bool vectors_unknown_ = true;  ///< which vector components are in use has to be found out
 };
 

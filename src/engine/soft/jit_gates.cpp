@@ -9,7 +9,6 @@ struct Gates {
   static Jit& jit(Cpu* cpu) { return *cpu->core->jit; }
   static u8* interpret(Cpu* cpu, u64 n) { return jit(cpu).interpret(static_cast<u32>(n)); }
   static u8* link(Cpu* cpu, u64 n) { return jit(cpu).link(static_cast<u32>(n)); }
-  static u8* dispatch(Cpu* cpu, u64 target) { return jit(cpu).dispatch(target); }
   static u8* stop(Cpu* cpu, u64 n) { return jit(cpu).stop(static_cast<u32>(n)); }
   static u8* stale(Cpu* cpu, u64 n) { return jit(cpu).stale(static_cast<u32>(n)); }
   static u8* load_vectors(Cpu* cpu, u64 n) { return jit(cpu).load_vectors(static_cast<u32>(n)); }
@@ -70,7 +69,7 @@ void Jit::make_gates() {
   gate_.slow = gate(gate_slow, kT1, false);
   gate_.interpret = gate(Gates::interpret, kT1, false);
   gate_.link = gate(Gates::link, kT1, true);
-  gate_.dispatch = gate(Gates::dispatch, kT0, true);
+  gate_.dispatch = gate(gate_dispatch, kT0, true);
   gate_.stop = gate(Gates::stop, kT1, false);
   gate_.stop_live = gate(Gates::stop, kT1, true);
   gate_.stale = gate(Gates::stale, kT1, true);

@@ -122,9 +122,7 @@ void Translator::merge() {
         if (insn.op[0].kind != OperandKind::memory)
           note_access(i, value[kRsp].origin, value[kRsp].offset - 8, 8, true);
         break;
-      case Kind::ret:
-        note_access(i, value[kRsp].origin, value[kRsp].offset, 8, false);
-        break;
+      case Kind::ret: note_access(i, value[kRsp].origin, value[kRsp].offset, 8, false); break;
       default:
         // Anything may change, also what may be accessed.
         for (u8 r = 0; r < 16; ++r) fresh(r);

@@ -36,6 +36,22 @@ u8* Jit::refill(u32 n) {
   return run_at(s.retry);
 }
 
+u8* Jit::gate_dispatch(Cpu* cpu, u64 target) {
+  Jit& jit = *cpu->core->jit;
+  Instance& i = *cpu->tlb.current;
+  const Instance::SecondJump& known = i.second_jump[Instance::second_jump_index(target)];
+  if (known.linear == target && known.generation == i.jump_generation && !jit.exact_ &&
+      cpu->attention.go_.load(std::memory_order_relaxed)) {
+    i.jump[target & (Instance::kJumps - 1)] = reinterpret_cast<u64>(jit.run_at(known.entry));
+    i.jumps_used = true;
+    ++jit.counters.jump_refills;
+    cpu->code_page = target & ~u64{0xfff};
+    return jit.run_at(known.code);
+  }
+  if (cpu->vector_live) jit.save_live_vectors();
+  return jit.dispatch(target);
+}
+
 u8* Jit::gate_slow(Cpu* cpu, u64 n) {
   Jit& jit = *cpu->core->jit;
   if (u8* to = jit.refill(static_cast<u32>(n))) return to;

@@ -7,9 +7,19 @@
 #include "base/result.hpp"
 
 namespace skerry::soft {
+namespace {
+// Where an instance is stored: the users', one for each kind of supervisor, the empty one.
+constexpr u32 kStored = Tlbs::kSpaces + 3;
+constexpr u32 stored(u32 k) {
+  if (k == Tlbs::kNone) return kStored - 1;
+  const u32 kind = k % Tlbs::kKinds;
+  return kind == Tlbs::user ? k / Tlbs::kKinds : Tlbs::kSpaces + kind - 1;
+}
+}  // namespace
+
 Room::Room() {
   Fd fd(::memfd_create("skerry-cpu", MFD_CLOEXEC));
-  const u64 total = kCpuSize + Tlbs::kInstances * kInstanceSize;
+  const u64 total = kCpuSize + kStored * kInstanceSize;
   SKERRY_CHECK(fd && ::ftruncate(fd.get(), static_cast<off_t>(total)) == 0,
                "out of memory for the software engine");
   size_ = Tlbs::kInstances * kViewSize;
@@ -26,7 +36,7 @@ Room::Room() {
   for (u32 k = 0; k < Tlbs::kInstances; ++k) {
     u8* view = start_ + k * kViewSize;
     map(view, kCpuSize, 0);
-    map(view + kCpuSize, kInstanceSize, kCpuSize + k * kInstanceSize);
+    map(view + kCpuSize, kInstanceSize, kCpuSize + stored(k) * kInstanceSize);
     instances[k] = reinterpret_cast<Instance*>(view + kCpuSize);
   }
   new (cpu_) Cpu;

@@ -2,7 +2,9 @@
 //
 // The Cpu's pages are mapped once per TLB instance, each time with that instance directly behind
 // them:   view k = [ ... Cpu ][ Instance k ... ].   The base register holds the address in between:
-// what lies below is the Cpu (the same in all views), what lies above are the instance's entries.
+// (Instances of supervisors are the same in every address space, but have a view in each, so that
+// views of one address space are always equally far apart.) What lies below is the Cpu (the same in
+// all views), what lies above are the instance's entries.
 #pragma once
 
 #include <memory>
@@ -11,7 +13,8 @@
 
 namespace skerry::soft {
 
-constexpr u64 kCpuSize = align_up(sizeof(Cpu), 4096), kInstanceSize = align_up(sizeof(Instance), 4096);
+constexpr u64 kCpuSize = align_up(sizeof(Cpu), 4096),
+              kInstanceSize = align_up(sizeof(Instance), 4096);
 /// From one instance to the next.
 constexpr u64 kViewSize = kCpuSize + kInstanceSize;
 

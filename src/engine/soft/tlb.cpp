@@ -17,6 +17,7 @@ void Instance::clear() {
 void Instance::clear_jumps() {
   if (!jumps_used) return;
   jump.fill(jump_default);
+  ++jump_generation;
   jump_pages = {};
   jumps_used = jumps_nonglobal = false;
 }
@@ -60,7 +61,8 @@ void Instance::flush_region(u64 linear, unsigned shift) {
 
 void Tlbs::prepare(u32 n) {
   Instance& i = *instance[n];
-  i.id = static_cast<u8>(n);
+  i.id = static_cast<u8>(shared(n) ? n % kKinds : n);
+  i.jump_generation = 1;
   i.jump_default = jump_default;
   i.jumps_used = jump_default != 0;
   i.generation = i.global_generation = 1;
@@ -77,10 +79,8 @@ void Tlbs::flush_all() {
 
 void Tlbs::flush_space(u32 which) {
   ++fetch_epoch;
-  for (u32 k = 0; k < kKinds; ++k) {
-    Instance* i = instance[which * kKinds + k];
-    if (i->ready) i->flush_nonglobal();
-  }
+  for (u32 n : {which * kKinds + user, u32{supervisor}, u32{supervisor_ac}})
+    if (instance[n]->ready) instance[n]->flush_nonglobal();
 }
 
 void Tlbs::flush_every_space() {
@@ -93,8 +93,7 @@ void Tlbs::flush_page(u64 linear) {
   // 4 MiB pages of 32-bit paging are two such regions.
   for (u64 region : {linear >> 21, (linear >> 21) ^ 1})
     if (large_2m.maybe(region)) each([&](Instance& i) { i.flush_region(region << 21, 21); });
-  const u32 first = space * kKinds;
-  each([&](Instance& i) { i.flush_page(linear, i.id < first || i.id >= first + kKinds); });
+  each([&](Instance& i) { i.flush_page(linear, !shared(i.id) && i.id != space * kKinds + user); });
 }
 
 void Tlbs::flush_writes() {
@@ -133,7 +132,10 @@ void Tlbs::switch_space(u32 id, bool flush) {
   last_use[s] = ++uses;
   ++fetch_epoch;
   space = s;
-  if (flush) flush_space(s);
+  if (flush) return flush_space(s);
+  // What supervisors saw of the other address space.
+  for (u32 n : {u32{supervisor}, u32{supervisor_ac}})
+    if (instance[n]->ready) instance[n]->flush_nonglobal();
 }
 
 }  // namespace skerry::soft

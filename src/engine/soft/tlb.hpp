@@ -6,8 +6,9 @@
 // catches accesses that leave the page. Everything else goes to mmu.cpp.
 //
 // There is one *instance* per address space (PCID) and privilege, so that changing either flushes
-// nothing. Each instance lies in memory directly behind a view of the same Cpu (room.hpp): translated
-// code reaches registers and TLB from one base register, and changing the instance is changing it.
+// nothing; what supervisors see, mostly global pages, is shared by all address spaces. Each
+// instance lies in memory directly behind a view of the same Cpu (room.hpp): translated code
+// reaches registers and TLB from one base register, and changing the instance is changing it.
 //
 // Invalidation: by page (INVLPG), all but global pages (CR3), all. Large guest pages are held as 4
 // KiB entries; two small sets remember which large regions were ever filled. Owned by one vCPU
@@ -101,7 +102,19 @@ struct Instance {
   /// all.
   std::array<u16, kEntries> filled;
   u32 used = 0;
-  RegionFilter<12> jump_pages;  ///< pages that `jump` leads to
+  RegionFilter<15> jump_pages;  ///< pages that `jump` leads to
+  /// A larger table behind `jump`.
+  struct SecondJump {
+    u64 linear;
+    u32 entry, code;  ///< offsets in the code cache: what `jump` holds, the block
+    u32 generation;
+  };
+  static constexpr u32 kSecondJumps = 8192;
+  std::array<SecondJump, kSecondJumps> second_jump;
+  u32 jump_generation = 1;
+  static u32 second_jump_index(u64 linear) {
+    return static_cast<u32>(linear ^ (linear >> 13) ^ (linear >> 26)) & (kSecondJumps - 1);
+  }
 
   static u32 index(u64 linear) { return (linear >> 12) & (kEntries - 1); }
   /// The page of an address whose index differs by half the table is never within a page of it.
@@ -177,10 +190,12 @@ struct Tlbs {
       large_2m.add(linear >> 21);
     if (shift == 22) large_2m.add((linear >> 21) ^ 1);
   }
+  /// The instances of supervisors are the same memory in every address space (room.hpp).
+  static constexpr bool shared(u32 n) { return n < kNone && n % kKinds != user; }
   template <class F>
   void each(F f) {
-    for (Instance* i : instance)
-      if (i && i->ready) f(*i);
+    for (u32 n = 0; n < kInstances; ++n)
+      if (instance[n] && instance[n]->ready && !(shared(n) && n >= kKinds)) f(*instance[n]);
   }
   void flush_all();
   /// Of the current address space.

@@ -146,7 +146,8 @@ void Translator::call(const Item& item) {
 void Translator::ret(const Item& item) {
   const Insn& insn = item.insn;
   const u8 sp = kHome[kRsp];
-  const i32 release = insn.op[0].kind == OperandKind::immediate ? static_cast<i32>(insn.imm & 0xffff) : 0;
+  const i32 release =
+      insn.op[0].kind == OperandKind::immediate ? static_cast<i32>(insn.imm & 0xffff) : 0;
   u32 site;
   hot_.load(kT0, reach(item, stack(0), 8, false, false, site));
   hot_.lea(sp, {sp, kNoReg, 0, 8 + release});

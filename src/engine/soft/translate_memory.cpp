@@ -19,15 +19,18 @@ constexpr unsigned index_of(Place p) {
   return static_cast<unsigned>(p);
 }
 
-/// Instructions that the host may refuse with a signal: division errors, misaligned or masked vector
-/// operands, unmasked floating-point exceptions.
+/// Instructions that the host may refuse with a signal: division errors, misaligned or masked
+/// vector operands, unmasked floating-point exceptions.
 bool may_fault(const Insn& insn) {
   switch (insn.cls) {
     case Class::sse:
     case Class::avx:
     case Class::avx512: return true;
+    case Class::x87:
+    case Class::mmx: return true;
     default:
-      return insn.sem == Sem::div || insn.sem == Sem::idiv || insn.sem == Sem::cmpxchg16b;
+      return insn.sem == Sem::wait || insn.sem == Sem::div || insn.sem == Sem::idiv ||
+             insn.sem == Sem::cmpxchg16b;
   }
 }
 
@@ -35,7 +38,10 @@ bool may_fault(const Insn& insn) {
 
 bool Translator::plan(const Insn& insn, Plan& p) const {
   std::fill_n(p.place_reg, 7, u8{0});
-  if (insn.has_modrm) p.place_reg[index_of(Place::reg)] = insn.modrm >> 3 & 7;
+  if (insn.has_modrm) {
+    p.place_reg[index_of(Place::reg)] = insn.modrm >> 3 & 7;
+    p.place_reg[index_of(Place::rm)] = insn.modrm & 7;
+  }
   auto temp_of = [&](u8 guest) -> Plan::Temp* {
     for (u8 i = 0; i < p.temps; ++i)
       if (p.temp[i].guest == guest) return &p.temp[i];
@@ -79,6 +85,8 @@ bool Translator::plan(const Insn& insn, Plan& p) const {
         break;
       case OperandKind::vector:
       case OperandKind::mask:
+      case OperandKind::mmx:
+      case OperandKind::st:
         if (place != Place::none) p.place_reg[index_of(place)] = o.reg;
         break;
       default: break;
@@ -227,8 +235,7 @@ HostMem Translator::reach(const Item& item, const isa::Memory& m, u32 size, bool
   linear_address(item.insn, lowest, item.at);
   check_bias(static_cast<u32>(g.high - g.low), g.write, site);
   if (m.base == isa::Memory::kRip) hot_.add_mem(kT1, hot_.base(at::kCodePage));
-  if (m.base == isa::Memory::kNone)
-    hot_.add_mem(kT1, hot_.base(at::kSegBase + 8 * m.segment));
+  if (m.base == isa::Memory::kNone) hot_.add_mem(kT1, hot_.base(at::kSegBase + 8 * m.segment));
   hot_.store(slot, kT1);
   return through_delta(item, m, single);
 }

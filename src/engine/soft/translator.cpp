@@ -39,8 +39,7 @@ bool is_vector(const Insn& insn) {
 /// Immediate count of a shift or rotation that is not zero: the flags do change.
 bool counted(const Insn& insn) {
   for (unsigned i = 0; i < insn.operands; ++i)
-    if (insn.op[i].kind == OperandKind::immediate)
-      return insn.imm & (insn.opsize == 8 ? 63 : 31);
+    if (insn.op[i].kind == OperandKind::immediate) return insn.imm & (insn.opsize == 8 ? 63 : 31);
   return false;
 }
 
@@ -75,6 +74,7 @@ bool Translator::want_more() const {
 
 bool Translator::copyable(const Insn& insn) const {
   const bool sse = mode_ & kModeSse;
+  if (on_x87(insn)) return x87_copyable(insn);
   switch (insn.cls) {
     case Class::integer:
       switch (insn.sem) {
@@ -121,8 +121,6 @@ bool Translator::copyable(const Insn& insn) const {
     default: return false;
   }
   if (insn.mem.vsib) return false;
-  for (const Operand& o : insn.op)
-    if (o.kind == OperandKind::mmx || o.kind == OperandKind::st) return false;
   switch (insn.sem) {
     case Sem::maskmovdqu:
     case Sem::vmaskmovdqu: return false;
@@ -145,9 +143,11 @@ Translator::Kind Translator::classify(const Insn& insn) const {
     case Sem::jcxz: return insn.addrsize == 8 ? Kind::loop : Kind::interpret;
     case Sem::push:
       return near64 && insn.op[0].kind != OperandKind::segment ? Kind::push : Kind::interpret;
-    case Sem::pop: return near64 && insn.op[0].kind == OperandKind::gpr ? Kind::pop : Kind::interpret;
+    case Sem::pop:
+      return near64 && insn.op[0].kind == OperandKind::gpr ? Kind::pop : Kind::interpret;
     case Sem::leave: return near64 ? Kind::leave : Kind::interpret;
-    case Sem::lea: return insn.addrsize == 8 || insn.mem.base != isa::Memory::kRip ? Kind::lea : Kind::interpret;
+    case Sem::lea:
+      return insn.addrsize == 8 || insn.mem.base != isa::Memory::kRip ? Kind::lea : Kind::interpret;
     default: break;
   }
   if (!copyable(insn)) return Kind::interpret;
@@ -162,7 +162,8 @@ bool Translator::decode_next() {
   Item& item = items_[n_];
   item.insn = Insn{};
   const u32 index = at_ - offset_;
-  const std::span<const u8> bytes = code_.subspan(index, std::min<size_t>(15, code_.size() - index));
+  const std::span<const u8> bytes =
+      code_.subspan(index, std::min<size_t>(15, code_.size() - index));
   const isa::DecodeStatus status = isa::decode(bytes, {64, true}, item.insn);
   const Insn& insn = item.insn;
   item.at = static_cast<u16>(at_);
@@ -228,7 +229,7 @@ bool Translator::decode_next() {
     case Kind::ret:
     case Kind::loop: item.ends = done_ = true; break;
     case Kind::copy:
-      if (is_vector(insn)) vectors_ = true;
+      if (is_vector(insn) || on_x87(insn)) vectors_ = true;
       break;
     case Kind::system:
       if (jit_.exact_ || insn.sem == Sem::syscall) item.reads = kAllFlags;
@@ -380,7 +381,8 @@ void Translator::emit_cold() {
       case Cold::slow_read:
       case Cold::slow_write:
         // kT0 - tag is in kT0, the entry's place in kT1.
-        cold_.add_mem(kT0, {kBase, kT1, 0, c.kind == Cold::slow_read ? at::kTlbRead : at::kTlbWrite});
+        cold_.add_mem(kT0,
+                      {kBase, kT1, 0, c.kind == Cold::slow_read ? at::kTlbRead : at::kTlbWrite});
         cold_.store(cold_.base(at::kScratch), kT0);
         cold_.mov_imm32(kT1, c.number);
         to_gate(cold_, jit_.gate_.slow);

@@ -2,13 +2,13 @@
 //
 // An instruction that touches only registers is emitted again with other register numbers; a memory
 // operand is looked up in the soft TLB first; control transfers become jumps to other blocks; what
-// remains calls the interpreter's handler. A block goes on past conditional jumps that are not taken
-// and ends at other control transfers, at the end of its page or after kMaxInsns.
+// remains calls the interpreter's handler. A block goes on past conditional jumps that are not
+// taken and ends at other control transfers, at the end of its page or after kMaxInsns.
 //
 // Flags: at the start and at every exit of a block the guest's arithmetic flags are in EFLAGS. In
 // between a TLB check may destroy them; if somebody still wants them they are saved before
-// (Cpu::saved_flags) and restored when they are wanted. Flags that will be overwritten before anybody
-// reads them are not kept, also not for a fault in between.
+// (Cpu::saved_flags) and restored when they are wanted. Flags that will be overwritten before
+// anybody reads them are not kept, also not for a fault in between.
 //
 // Pure: reads guest bytes given to it, writes to buffers of its own; Jit puts the result in place.
 #pragma once
@@ -23,13 +23,13 @@ namespace skerry::soft {
 
 /// What a block's code depends on besides its bytes.
 enum Mode : u32 {
-  kModeUser = 1,      ///< CPL 3
-  kModeSse = 2,       ///< SSE instructions may run
-  kModeAvx = 4,       ///< AVX instructions may
-  kModeAvx512 = 8,    ///< AVX-512 instructions may
-  kModeX87 = 16,      ///< x87 and MMX instructions may
-  kModeSmap = 32,     ///< CR4.SMAP
-  kModeSet = 64,      ///< always: no mode is 0, which unused memory holds
+  kModeUser = 1,             ///< CPL 3
+  kModeSse = 2,              ///< SSE instructions may run
+  kModeAvx = 4,              ///< AVX instructions may
+  kModeAvx512 = 8,           ///< AVX-512 instructions may
+  kModeX87 = 16,             ///< x87 and MMX instructions may
+  kModeSmap = 32,            ///< CR4.SMAP
+  kModeSet = 64,             ///< always: no mode is 0, which unused memory holds
   kModeUnmerged = 1u << 31,  ///< every access is checked for itself
 };
 
@@ -75,19 +75,19 @@ class Translator {
     jcc,
     call,
     ret,
-    loop,  ///< LOOP, JRCXZ
+    loop,    ///< LOOP, JRCXZ
     system,  ///< translate_system.cpp
   };
   struct Item {
     isa::Insn insn;
     u16 at;  ///< offset in the page
     Kind kind;
-    bool ends;              ///< nothing follows
+    bool ends;                              ///< nothing follows
     u32 reads = 0, changes = 0, kills = 0;  ///< flags
-    u32 live_after = 0;     ///< flags that somebody may still want
-    i16 group = -1;         ///< of its memory operand (or the stack)
-    bool leads = false;     ///< checks for the whole group
-    i32 place = 0;          ///< of the access in its group's terms
+    u32 live_after = 0;                     ///< flags that somebody may still want
+    i16 group = -1;                         ///< of its memory operand (or the stack)
+    bool leads = false;                     ///< checks for the whole group
+    i32 place = 0;                          ///< of the access in its group's terms
   };
   /// Accesses at constant distances from one base: the first checks for all, keeps host - guest in
   /// Cpu::delta, and the others just add it. If they do not all lie in one page, or it is no plain
@@ -117,9 +117,7 @@ class Translator {
   void end_block(JitBlock& b);
 
   // flags
-  u32 wanted_flags(const Item& item) const {
-    return item.reads | (item.live_after & ~item.kills);
-  }
+  u32 wanted_flags(const Item& item) const { return item.reads | (item.live_after & ~item.kills); }
   /// Before code that destroys EFLAGS: keeps what is still wanted from before `item`.
   void protect_flags(const Item& item);
   /// Before code that reads EFLAGS, or changes some and keeps others.
@@ -168,9 +166,9 @@ class Translator {
       bool load = false, store = false;
     } temp[2];
     u8 temps = 0;
-    bool use_rcx = false;    ///< host RCX must hold guest RCX
-    bool high = false;       ///< AH-DH: no REX prefix
-    bool high_rcx = false;   ///< guest RCX is in host RCX for the instruction
+    bool use_rcx = false;   ///< host RCX must hold guest RCX
+    bool high = false;      ///< AH-DH: no REX prefix
+    bool high_rcx = false;  ///< guest RCX is in host RCX for the instruction
     bool high_rcx_written = false;
     const isa::Operand* memory = nullptr;
   };
@@ -191,6 +189,10 @@ class Translator {
   void go_to(i64 target);
   void jump_out(u8 condition, bool conditional, i64 target);
   void poll(const Item& item);
+
+  // translate_x87.cpp
+  static bool on_x87(const isa::Insn& insn);
+  bool x87_copyable(const isa::Insn& insn) const;
 
   // translate_system.cpp
   bool system_inline(const isa::Insn& insn) const;
