@@ -371,7 +371,8 @@ void Translator::push(const Item& item) {
   }
   hot_.lea(sp, {sp, kNoReg, 0, -8});
   set_after(site);
-  set_after(first);
+  // After the interpreter's push nobody has checked the stack for its group.
+  if (!item.leads) set_after(first);
 }
 
 void Translator::pop(const Item& item) {
