@@ -500,8 +500,15 @@ u8* Jit::native_fault(u64) {
   if (f->flags_live) cpu_.saved_flags = saved_of_eflags(cpu_.fault_flags);
   // The interpreter runs into the same and says what it is.
   const NativeFault fault = *f;
-  sites_.push_back({fault.block, 0, 0, fault.at, 0, fault.length, false, fault.count, false, 0});
-  return run_one(static_cast<u32>(sites_.size() - 1));
+  const Site site{fault.block, 0, 0, fault.at, 0, fault.length, false, fault.count, false, 0};
+  // One for all of them: a guest may fault as often as it likes.
+  if (fault_site_ < sites_.size()) {
+    sites_[fault_site_] = site;
+  } else {
+    fault_site_ = static_cast<u32>(sites_.size());
+    sites_.push_back(site);
+  }
+  return run_one(fault_site_);
 }
 
 void Jit::patch_jump(u32 at, u32 target) {
@@ -597,6 +604,7 @@ void Jit::flush() {
   sites_.clear();
   links_.clear();
   faults_.clear();
+  fault_site_ = kNone;
   bytes_.clear();
   decoded_.clear();
   entries_.clear();

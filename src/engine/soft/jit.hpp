@@ -201,6 +201,7 @@ class Jit {
   u64 start_ = 0;    ///< position when run() began
   struct HighVectors;
   std::unique_ptr<HighVectors> high_;
+  u32 fault_site_ = ~u32{0};
   u64 fip_ = 0;                  ///< x87 instruction pointer as it was loaded
   bool vectors_unknown_ = true;  ///< which vector components are in use has to be found out
 };
