@@ -123,6 +123,7 @@ struct Cpu::Core {
   // ---- code (block.cpp)
   BlockCache blocks;
 
+  bool vectors_touched = true;  ///< s.xsave may have been written while no translated code ran
   /// Translated code; null where the interpreter alone runs.
   std::unique_ptr<Jit> jit;
   std::mutex code_mutex;

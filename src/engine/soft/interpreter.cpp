@@ -4,6 +4,7 @@
 // step_carefully.
 #include "engine/soft/core.hpp"
 #include "engine/soft/jit.hpp"
+#include "engine/soft/vector_state.hpp"
 #include "isa/row.hpp"
 
 namespace skerry::soft {
@@ -215,6 +216,7 @@ bool Cpu::Core::step_carefully(machine::Exit& out) {
   debug_stop = false;
   blocks.running = b;
   const Op& op = b->ops[0];
+  vectors_touched |= touches_vectors(*op.insn);
   const u64 start = cpu.rip;
   if (tracing(Trace::exec)) trace_instruction(op);
   cpu.gpr[17] = cpu.rip + op.length;
@@ -323,6 +325,7 @@ machine::Exit Cpu::Core::run() {
         cpu.attention.fetch_or(kCareful, std::memory_order_relaxed);
         continue;
       }
+      vectors_touched = true;
       if (deterministic())
         run_to_stop(b);
       else

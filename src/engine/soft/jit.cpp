@@ -281,7 +281,7 @@ void Jit::run() {
     exact_ = core_.deterministic();
   }
   start_ = core_.position();
-  vectors_unknown_ = true;  // somebody else may have written them
+  vectors_unknown_ |= std::exchange(core_.vectors_touched, false);
   flags_from_cpu();
   u8* to = resume();
   if (!to) return;
@@ -328,22 +328,25 @@ u8* Jit::run_one(u32 site) {
   account(s.count);
   cpu.rip = cpu.code_page + s.at;
   const Op* op;
-  {
+  if (s.decoded) {
+    op = &s.decoded->op;
+  } else {
     std::unique_ptr<Decoded>& d = decoded_[u64{block} << 16 | s.at];
     if (!d) {
       d = std::make_unique<Decoded>();
       const JitBlock& b = blocks_[block];
-      const u32 from = b.guest + (s.at - static_cast<u32>(b.gpa & 0xfff));
+      const u32 from = b.guest + (s.at - u32{b.page_offset});
       const u32 size = std::min<u32>(15, b.guest + b.bytes - from);
       Handler handler =
           decode_one({&bytes_[from], size}, {64, true}, core_.shared.features, d->insn);
       prepare_op(d->op, d->insn);
       d->op.run = handler;
     }
+    sites_[site].decoded = d.get();
     op = &d->op;
   }
   ++interpreted_by_sem[static_cast<u32>(op->insn->sem) % interpreted_by_sem.size()];
-  const bool vector = op->insn->cls >= isa::Class::x87 || op->insn->cls == isa::Class::system;
+  const bool vector = touches_vectors(*op->insn);
   if (vector) vectors_unknown_ = true;
   cpu.gpr[17] = cpu.rip + op->length;
   core_.blocks.running = nullptr;
@@ -500,7 +503,7 @@ u8* Jit::native_fault(u64) {
   if (f->flags_live) cpu_.saved_flags = saved_of_eflags(cpu_.fault_flags);
   // The interpreter runs into the same and says what it is.
   const NativeFault fault = *f;
-  const Site site{fault.block, 0, 0, fault.at, 0, fault.length, false, fault.count, false, 0};
+  const Site site{fault.block, 0, 0, fault.at, 0, fault.length, false, fault.count, false, 0, nullptr};
   // One for all of them: a guest may fault as often as it likes.
   if (fault_site_ < sites_.size()) {
     sites_[fault_site_] = site;
@@ -602,6 +605,7 @@ void Jit::flush() {
   std::fill(buckets_.begin(), buckets_.end(), kNone);
   pages_.clear();
   sites_.clear();
+  fault_site_ = ~u32{0};
   links_.clear();
   faults_.clear();
   fault_site_ = kNone;

@@ -27,6 +27,11 @@ namespace skerry::soft {
 
 class Translator;
 
+struct Decoded {
+  isa::Insn insn;
+  Op op;
+};
+
 /// A place in translated code that may call C++ about one guest instruction.
 struct Site {
   u32 block;
@@ -38,6 +43,7 @@ struct Site {
   u8 count;    ///< instructions of the block before this one
   bool group;  ///< checks for accesses that follow as well
   u32 other;   ///< offset of the same from here on without groups, or 0
+  struct Decoded* decoded;  ///< what the interpreter runs, once it has
 };
 
 /// A direct jump to another block in the same page, not yet or already linked.
@@ -189,10 +195,6 @@ class Jit {
   std::vector<Link> links_;
   std::vector<NativeFault> faults_;
   std::vector<u8> bytes_;
-  struct Decoded {
-    isa::Insn insn;
-    Op op;
-  };
   std::unordered_map<u64, std::unique_ptr<Decoded>> decoded_;  ///< by block and offset
   std::unordered_map<u64, u32> entries_;  ///< linear address and block -> indirect entry
   /// Deterministic runs (deterministic.hpp): blocks are not linked, instructions are counted.

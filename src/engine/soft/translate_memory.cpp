@@ -61,10 +61,12 @@ bool Translator::plan(const Insn& insn, Plan& p) const {
         break;
       case OperandKind::gpr:
         if (place == Place::none) {
-          if (o.reg == kRcx && !o.write)
+          if (o.reg == kRcx) {
             p.use_rcx = true;
-          else if (o.reg != 0 && o.reg != 2 && o.reg != 3)
+            p.rcx_written |= o.write;
+          } else if (o.reg != 0 && o.reg != 2 && o.reg != 3) {
             return false;
+          }
           break;
         }
         takes_rsp |= o.reg == kRsp;
@@ -269,7 +271,7 @@ void Translator::copy(const Item& item) {
   encode(insn, original(item), p.place_reg, p.memory ? &mem : nullptr);
   for (u8 i = 0; i < p.temps; ++i)
     if (p.temp[i].store) hot_.store(hot_.base(at::gpr(p.temp[i].guest)), p.temp[i].host);
-  if (p.high_rcx_written) hot_.mov(kHome[kRcx], hcx);
+  if (p.high_rcx_written || p.rcx_written) hot_.mov(kHome[kRcx], hcx);
   set_after(site);
   flags_after_op(item);
 }

@@ -64,6 +64,7 @@ Result<> SoftVcpu::load(const machine::CpuState& state) {
   // CPL is SS.DPL (SDM 3A 5.5 has it in CS's RPL, which differs for conforming code only).
   cpu.cpl = (state.cr0 & kPe) ? ((cpu.rflags & VM) ? u8{3} : state.seg[machine::ss].dpl()) : u8{0};
   vector_state_loaded(cpu.s);
+  core_.vectors_touched = true;
   core_.tsc_offset = state.tsc - core_.ticks();
   cpu.tlb.reset(state.cr4 & kPcide ? state.cr3 & 0xfff : 0);
   core_.pdptr = {};

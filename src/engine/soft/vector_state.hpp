@@ -67,6 +67,17 @@ inline void set_mxcsr(Cpu& cpu, u32 v) {
 /// The components of s.xsave that are not in their initial state (SDM 1 13.6), as XSTATE_BV.
 u64 components_in_use(const machine::CpuState& s);
 
+/// Whether an instruction may change vector, mask or x87 state in s.xsave.
+inline bool touches_vectors(const isa::Insn& insn) {
+  switch (insn.sem) {
+    case isa::Sem::fxrstor:
+    case isa::Sem::xrstor:
+    case isa::Sem::xrstors:
+    case isa::Sem::xsetbv: return true;
+    default: return insn.cls >= isa::Class::x87;
+  }
+}
+
 /// The thunk of op for this thread, or null (#UD).
 inline const Thunk* find_thunk(const Op& op) {
   CodeArena* arena = CodeArena::of_this_thread();
