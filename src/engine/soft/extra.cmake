@@ -4,4 +4,5 @@ gtest_discover_tests(${test} TEST_PREFIX "${folder}.interpreter." DISCOVERY_MODE
                      PROPERTIES TIMEOUT 600 ENVIRONMENT SKERRY_TEST_ENGINE=soft,interpreter)
 # Translated code calls these while the guest's vector registers are the host's.
 set_source_files_properties(${CMAKE_CURRENT_SOURCE_DIR}/src/engine/soft/refill.cpp
+                            ${CMAKE_CURRENT_SOURCE_DIR}/src/engine/soft/returns.cpp
                             PROPERTIES COMPILE_OPTIONS "-mgeneral-regs-only")

@@ -23,7 +23,7 @@
 namespace skerry::soft {
 namespace {
 
-constexpr u32 kBuckets = 1 << 14, kNone = ~u32{0};
+constexpr u32 kBuckets = 1 << 17, kNone = ~u32{0};
 /// Room that one block needs at most.
 constexpr u32 kBlockRoom = 2 * Assembler::kRoom;
 
@@ -305,6 +305,7 @@ u8* Jit::resume(u32 variant) {
           i.mode = b->mode;
         }
         cpu_.jit_base = base_of(i);
+        found_ = static_cast<u32>(b - blocks_.data());
         return run_at(b->code);
       }
       flags_to_cpu();
@@ -462,7 +463,7 @@ u8* Jit::dispatch(u64 target) {
     flush();
     return resume();
   }
-  JitBlock* b = find(target);
+  JitBlock* b = &blocks_[found_];
   u8* entry = entry_for(target, *b);
   i.jump[target & (Instance::kJumps - 1)] = reinterpret_cast<u64>(entry);
   i.second_jump[Instance::second_jump_index(target)] = {target, offset_of(entry), b->code,
@@ -503,7 +504,8 @@ u8* Jit::native_fault(u64) {
   if (f->flags_live) cpu_.saved_flags = saved_of_eflags(cpu_.fault_flags);
   // The interpreter runs into the same and says what it is.
   const NativeFault fault = *f;
-  const Site site{fault.block, 0, 0, fault.at, 0, fault.length, false, fault.count, false, 0, nullptr};
+  const Site site{fault.block, 0,           0,     fault.at, 0,      fault.length,
+                  false,       fault.count, false, 0,        nullptr};
   // One for all of them: a guest may fault as often as it likes.
   if (fault_site_ < sites_.size()) {
     sites_[fault_site_] = site;

@@ -40,9 +40,9 @@ struct Site {
   u16 size;          ///< bytes checked
   u8 length;         ///< of the instruction
   bool write;
-  u8 count;    ///< instructions of the block before this one
-  bool group;  ///< checks for accesses that follow as well
-  u32 other;   ///< offset of the same from here on without groups, or 0
+  u8 count;                 ///< instructions of the block before this one
+  bool group;               ///< checks for accesses that follow as well
+  u32 other;                ///< offset of the same from here on without groups, or 0
   struct Decoded* decoded;  ///< what the interpreter runs, once it has
 };
 
@@ -68,6 +68,8 @@ struct JitBlock {
   bool vectors = false;  ///< uses vector registers
   bool stale = false;    ///< its first bytes are a jump to a gate
   u8 head[5] = {};       ///< what they were
+  u64 entry_for = 0;     ///< the linear address that it was last entered at through a jump table
+  u32 jump_entry = 0;    ///< and the entry for that, or 0
   u32 stale_stub = 0;    ///< offset in the cache
   // A block of one instruction that crosses into a second page. Its code compares the TLBs' epoch
   // with the one under which that page was last looked at.
@@ -119,7 +121,7 @@ class Jit {
   void report(std::vector<machine::Counter>& all) const;
 
   static constexpr u32 kMostInsns = 48;  ///< in a block
-  static constexpr u64 kCacheSize = 32 * MiB;
+  static constexpr u64 kCacheSize = 64 * MiB;
 
  private:
   friend class Translator;
@@ -139,6 +141,8 @@ class Jit {
   // ---- what gates call. They return where translated code goes on, null to leave.
   static u8* gate_slow(Cpu* cpu, u64 site);
   static u8* gate_dispatch(Cpu* cpu, u64 target);
+  static u8* gate_iret(Cpu* cpu, u64 site);
+  bool fast_iret(u32 site, u8*& to);
   u8* refill(u32 site);      ///< null if that does not help
   u8* slow(u32 site);        ///< an access missed; its address is in Cpu::scratch
   u8* interpret(u32 site);   ///< an instruction for the interpreter
@@ -179,13 +183,14 @@ class Jit {
   Cpu& cpu_;
   u8 *write_ = nullptr, *run_ = nullptr;
   std::FILE* perf_map_ = nullptr;
+  u32 found_ = 0;  ///< the block that resume() found last
   u32 used_ = 0, first_block_at_ = 0;
   std::unique_ptr<Translator> translator_;
 
   // Offsets of the gates.
   struct GateTable {
     u32 enter, resume, slow, interpret, interpret_live, link, dispatch, stop, stop_live, stale,
-        load_vectors, native_fault;
+        load_vectors, native_fault, iret;
   } gate_{};
 
   std::vector<JitBlock> blocks_;

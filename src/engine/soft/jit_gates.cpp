@@ -70,6 +70,7 @@ void Jit::make_gates() {
   gate_.interpret = gate(Gates::interpret, kT1, false);
   gate_.link = gate(Gates::link, kT1, true);
   gate_.dispatch = gate(gate_dispatch, kT0, true);
+  gate_.iret = gate(gate_iret, kT1, false);
   gate_.stop = gate(Gates::stop, kT1, false);
   gate_.stop_live = gate(Gates::stop, kT1, true);
   gate_.stale = gate(Gates::stale, kT1, true);
@@ -82,9 +83,11 @@ void Jit::make_gates() {
 
 // Checks that the linear address in kT0 is the one this entry is for.
 u8* Jit::entry_for(u64 linear, JitBlock& block) {
+  if (block.jump_entry && block.entry_for == linear) return run_at(block.jump_entry);
   const u64 key = linear ^ (u64{block.code} << 40);
   u32& known = entries_[key];
-  if (known) return run_at(known);
+  block.entry_for = linear;
+  if (known) return run_at(block.jump_entry = known);
   Assembler a;
   const u32 place = used_;
   a.mov_imm(kT1, -linear);
@@ -100,7 +103,7 @@ u8* Jit::entry_for(u64 linear, JitBlock& block) {
   a.patch32(a.jmp32(), block.code - place);
   std::memcpy(write_at(place), a.code.get(), a.size());
   used_ += align_up(a.size(), 16u);
-  known = place;
+  known = block.jump_entry = place;
   return run_at(place);
 }
 

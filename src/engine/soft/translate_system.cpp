@@ -75,6 +75,7 @@ bool Translator::system_inline(const Insn& insn) const {
              (insn.op[1].reg == 0 || (insn.op[1].reg >= 2 && insn.op[1].reg <= 4));
     case Sem::rdfsbase:
     case Sem::rdgsbase: return insn.op[0].size == 8;
+    case Sem::iret: return kernel && insn.opsize == 8;
     case Sem::syscall: return !kernel;
     case Sem::sysret: return kernel && insn.opsize == 8;
     case Sem::stos:
@@ -180,6 +181,10 @@ void Translator::system(const Item& item) {
     case Sem::btc: return bit_string(item);
     case Sem::pushf: return pushf(item);
     case Sem::popf: return popf(item);
+    case Sem::iret:
+      protect_flags(item);
+      hot_.mov_imm32(kT1, new_site(item, 0, false));
+      return to_gate(hot_, jit_.gate_.iret);
     case Sem::syscall: return syscall(item);
     case Sem::sysret: return sysret(item);
     case Sem::stos:

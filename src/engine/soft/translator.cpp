@@ -170,7 +170,18 @@ bool Translator::decode_next() {
   item.ends = false;
   item.reads = item.changes = item.kills = 0;
   if (status == isa::DecodeStatus::truncated && bytes.size() < 15) return false;
-  if (status != isa::DecodeStatus::ok || !isa::feature_allowed(insn, jit_.core_.shared.features)) {
+  bool allowed =
+      status == isa::DecodeStatus::ok && isa::feature_allowed(insn, jit_.core_.shared.features);
+  if (status == isa::DecodeStatus::ok && !allowed) {
+    // TZCNT and LZCNT without their features: BSF and BSR, which is what they are without F3.
+    const Sem other = isa::row_of(insn).fallback;
+    if (other == Sem::bsf || other == Sem::bsr) {
+      item.insn.sem = other;
+      item.insn.rep = false;
+      allowed = true;
+    }
+  }
+  if (!allowed) {
     // #UD, #GP, or what a processor without the feature does.
     item.kind = Kind::interpret;
     if (status != isa::DecodeStatus::ok) {
@@ -233,7 +244,8 @@ bool Translator::decode_next() {
       break;
     case Kind::system:
       if (jit_.exact_ || insn.sem == Sem::syscall) item.reads = kAllFlags;
-      if (insn.sem == Sem::syscall || insn.sem == Sem::sysret) item.ends = done_ = true;
+      if (insn.sem == Sem::syscall || insn.sem == Sem::sysret || insn.sem == Sem::iret)
+        item.ends = done_ = true;
       break;
     default: break;
   }

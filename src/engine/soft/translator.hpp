@@ -166,7 +166,7 @@ class Translator {
       bool load = false, store = false;
     } temp[2];
     u8 temps = 0;
-    bool use_rcx = false;   ///< host RCX must hold guest RCX
+    bool use_rcx = false;  ///< host RCX must hold guest RCX
     bool rcx_written = false;
     bool high = false;      ///< AH-DH: no REX prefix
     bool high_rcx = false;  ///< guest RCX is in host RCX for the instruction
