@@ -1,7 +1,7 @@
-// IRET of translated code in the everyday case: 64-bit code at CPL 0 returns to 64-bit code at CPL 0
-// or 3, the frame and the descriptors are where the TLB leads, and nothing waits for the flags that
-// it loads. Everything else is the interpreter's, before anything has changed. As refill.cpp this is
-// compiled to use general registers only: the guest's vector registers stay where they are.
+// IRET of translated code in the everyday case: 64-bit code at CPL 0 returns to 64-bit code at CPL
+// 0 or 3, the frame and the descriptors are where the TLB leads, and nothing waits for the flags
+// that it loads. Everything else is the interpreter's, before anything has changed. As refill.cpp
+// this is compiled to use general registers only: the guest's vector registers stay where they are.
 #include "engine/soft/jit.hpp"
 #include "engine/soft/room.hpp"
 #include "engine/soft/segments.hpp"
@@ -21,11 +21,11 @@ const u8* readable(const Instance& i, u64 linear, u32 size) {
   return linear - e.read <= 4096 - size ? reinterpret_cast<const u8*>(linear + e.bias) : nullptr;
 }
 
-constexpr u64 kPresent = u64{1} << 47, kCodeOrData = u64{1} << 44, kCode = u64{1} << 43,
+constexpr u64 kPresent = u64{1} << 47, kCodeOrData = u64{1} << 44, kExecutable = u64{1} << 43,
               kConforming = u64{1} << 42, kWritable = u64{1} << 41, kAccessed = u64{1} << 40,
               kLong = u64{1} << 53, kBig = u64{1} << 54, kDpl = u64{3} << 45;
-constexpr u64 kLoaded = CF | PF_ | AF | ZF | SF | OF_ | TF | DF_ | NT | RF | AC_ | ID | IF | IOPL |
-                        VIF | VIP;
+constexpr u64 kLoaded =
+    CF | PF_ | AF | ZF | SF | OF_ | TF | DF_ | NT | RF | AC_ | ID | IF | IOPL | VIF | VIP;
 
 }  // namespace
 
@@ -35,8 +35,7 @@ bool Jit::fast_iret(u32 n, u8*& to_code) {
   const Site& s = sites_[n];
   if (cpu.cpl != 0 || !cpu.flat || (cpu.rflags & (NT | TF)) || cpu.s.nmi_blocked) return false;
   if (!cpu.attention.go_.load(std::memory_order_relaxed)) return false;
-  const u64* frame =
-      reinterpret_cast<const u64*>(readable(*cpu.tlb.current, cpu.gpr[rsp], 40));
+  const u64* frame = reinterpret_cast<const u64*>(readable(*cpu.tlb.current, cpu.gpr[rsp], 40));
   if (!frame) return false;
   const u64 rip = frame[0], flags = frame[2], sp = frame[3];
   const u16 code_selector = static_cast<u16>(frame[1]), stack_selector = static_cast<u16>(frame[4]);
@@ -48,7 +47,8 @@ bool Jit::fast_iret(u32 n, u8*& to_code) {
 
   const bool smap = cpu.s.cr4 & (1 << 21);
   const u32 space = cpu.tlb.space * Tlbs::kKinds;
-  const Instance& system = *cpu.tlb.instance[space + (smap ? Tlbs::supervisor : Tlbs::supervisor_ac)];
+  const Instance& system =
+      *cpu.tlb.instance[space + (smap ? Tlbs::supervisor : Tlbs::supervisor_ac)];
   auto descriptor = [&](u16 selector, u64 mask, u64 wanted, Descriptor& d) {
     if (!(selector & 0xfff8) || (selector & 4) || (selector | 7u) > cpu.s.gdtr.limit) return false;
     const u8* at = readable(system, cpu.s.gdtr.base + (selector & 0xfff8u), 8);
@@ -59,12 +59,13 @@ bool Jit::fast_iret(u32 n, u8*& to_code) {
   };
   if (!system.ready) return false;
   Descriptor code, stack;
-  if (!descriptor(code_selector, kCode | kConforming | kLong | kBig, kCode | kLong, code))
+  if (!descriptor(code_selector, kExecutable | kConforming | kLong | kBig, kExecutable | kLong,
+                  code))
     return false;
   Segment new_ss;
   if (stack_selector & 0xfffc) {
     if ((stack_selector & 3) != level ||
-        !descriptor(stack_selector, kCode | kWritable, kWritable, stack))
+        !descriptor(stack_selector, kExecutable | kWritable, kWritable, stack))
       return false;
     new_ss = stack.segment(stack_selector);
   } else {
@@ -74,9 +75,9 @@ bool Jit::fast_iret(u32 n, u8*& to_code) {
   if (user)  // segments that the outer level may not keep
     for (u8 k : {machine::es, machine::ds, machine::fs, machine::gs})
       if (!cpu.seg[k].unusable() && cpu.seg[k].dpl() < 3) return false;
-  Instance& to = *cpu.tlb.instance[space + (user                       ? Tlbs::user
+  Instance& to = *cpu.tlb.instance[space + (user                     ? Tlbs::user
                                             : smap && !(flags & AC_) ? Tlbs::supervisor
-                                                                       : Tlbs::supervisor_ac)];
+                                                                     : Tlbs::supervisor_ac)];
   if (!to.ready) return false;
 
   // Nothing can fail from here on.
