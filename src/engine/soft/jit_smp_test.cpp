@@ -34,7 +34,7 @@ class TranslatedSmp : public SoftTest {
 };
 
 constexpr u64 kFlags = 0x200000, kCells = 0x210000, kResults = 0x400000;
-constexpr u64 kRounds = 400;
+constexpr u64 kRounds = 150;
 
 class StoreBuffering : public TranslatedSmp,
                        public testing::WithParamInterface<std::pair<const char*, std::vector<u8>>> {

@@ -227,7 +227,9 @@ TEST_F(Translated, a_full_code_cache_is_emptied) {
   EXPECT_EQ(run_to_halt(), kCodeAt + text.size() - 1);
   EXPECT_EQ(reg(machine::rbx), kTimes * (kTimes + 1) / 2);
   EXPECT_EQ(get<u32>(0x200040), static_cast<u32>(3 * kTimes * (kTimes + 1) / 2));
-  if (counters()) EXPECT_GT(counters()->flushes, 0u);
+  if (counters()) {
+    EXPECT_GT(counters()->flushes, 0u);
+  }
 }
 
 TEST_F(Translated, data_in_a_code_page_does_not_cost_translations) {
