@@ -205,6 +205,25 @@ TEST_F(Translated, the_guests_own_breakpoints_hit_in_hot_code) {
   EXPECT_EQ(stack(0), kCodeAt + 6);
 }
 
+// ---- addresses
+
+TEST_F(Translated, the_stack_is_wide_whatever_the_address_size) {
+  constexpr u64 kHigh = u64{5} << 30;
+  map_page(kHigh, 0x300000, 3);
+  state.gpr[machine::rsp] = kHigh + 0x100;
+  state.gpr[machine::rbp] = kHigh + 0x200;
+  state.gpr[machine::rbx] = 0x1234;
+  put<u64>(0x300200, 0x5678);
+  // addr32 push rbx; addr32 pop rax; addr32 call 1f; 1: addr32 leave; hlt
+  code(kCodeAt, {0x67, 0x53, 0x67, 0x58, 0x67, 0xe8, 0, 0, 0, 0, 0x67, 0xc9, 0xf4});
+  start();
+  EXPECT_EQ(run_to_halt(), kCodeAt + 12);
+  EXPECT_EQ(reg(machine::rax), 0x1234u);
+  EXPECT_EQ(get<u64>(0x3000f8), kCodeAt + 10);
+  EXPECT_EQ(reg(machine::rbp), 0x5678u);
+  EXPECT_EQ(reg(machine::rsp), kHigh + 0x208);
+}
+
 // ---- code that changes
 
 TEST_F(Translated, a_full_code_cache_is_emptied) {

@@ -129,9 +129,9 @@ bool Translator::plan(const Insn& insn, Plan& p) const {
 
 // ---- addresses
 
-void Translator::linear_address(const Insn& insn, const isa::Memory& m, u16 at) {
+void Translator::linear_address(const Insn& insn, const isa::Memory& m, u16 at, bool wide) {
   const i32 disp = static_cast<i32>(m.disp);
-  const bool wide = insn.addrsize == 8;
+  wide |= insn.addrsize == 8;
   if (m.base == isa::Memory::kRip) {
     hot_.load(kT0, hot_.base(at::kCodePage));
     hot_.lea(kT0, {kT0, kNoReg, 0, disp + at + insn.length});
@@ -220,7 +220,7 @@ HostMem Translator::reach(const Item& item, const isa::Memory& m, u32 size, bool
   if (item.group < 0) {
     protect_flags(item);
     site = new_site(item, size, write);
-    linear_address(item.insn, m, item.at);
+    linear_address(item.insn, m, item.at, &m != &item.insn.mem);  // the stack
     return check(item, size, write, single).mem;
   }
   const Group& g = groups_[static_cast<size_t>(item.group)];
@@ -234,7 +234,7 @@ HostMem Translator::reach(const Item& item, const isa::Memory& m, u32 size, bool
   jit_.sites_[site].group = true;
   isa::Memory lowest = m;
   lowest.disp += g.low - item.place;
-  linear_address(item.insn, lowest, item.at);
+  linear_address(item.insn, lowest, item.at, true);
   check_bias(static_cast<u32>(g.high - g.low), g.write, site);
   if (m.base == isa::Memory::kRip) hot_.add_mem(kT1, hot_.base(at::kCodePage));
   if (m.base == isa::Memory::kNone) hot_.add_mem(kT1, hot_.base(at::kSegBase + 8 * m.segment));

@@ -145,7 +145,8 @@ class Translator {
     bool single;  ///< in one register: kT1 is free
   };
   /// Linear address of the instruction's memory operand to kT0.
-  void linear_address(const isa::Insn& insn, const isa::Memory& m, u16 at);
+  /// `wide`: whatever the instruction's address size is.
+  void linear_address(const isa::Insn& insn, const isa::Memory& m, u16 at, bool wide = false);
   /// Host address of what kT0 points to; jumps to a cold stub if it is not plain memory.
   Address check(const Item& item, u32 size, bool write, bool single);
   void look_up(u32 size, bool write, u32 site);
