@@ -280,6 +280,7 @@ void Jit::run() {
     flush();
     exact_ = core_.deterministic();
   }
+  if (!exact_) measure_ticks();
   start_ = core_.position();
   vectors_unknown_ |= std::exchange(core_.vectors_touched, false);
   flags_from_cpu();

@@ -209,6 +209,10 @@ class Jit {
   struct HighVectors;
   std::unique_ptr<HighVectors> high_;
   u32 fault_site_ = ~u32{0};
+  /// Guest ticks (Core::ticks) are the host's plus tick_offset_, if plain_ticks_.
+  void measure_ticks();
+  u64 tick_offset_ = 0;
+  bool plain_ticks_ = false;
   u64 fip_ = 0;                  ///< x87 instruction pointer as it was loaded
   bool vectors_unknown_ = true;  ///< which vector components are in use has to be found out
 };

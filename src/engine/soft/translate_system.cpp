@@ -62,6 +62,8 @@ bool Translator::system_inline(const Insn& insn) const {
     case Sem::sti: return kernel && !jit_.exact_;
     case Sem::popf: return kernel && insn.opsize == 8;
     case Sem::pushf: return insn.opsize == 8;
+    case Sem::rdtsc:
+    case Sem::rdtscp: return bmi2_ && !jit_.exact_;
     case Sem::bt:
     case Sem::bts:
     case Sem::btr:
@@ -231,6 +233,26 @@ void Translator::system(const Item& item) {
         hot_.store({kT1, kNoReg, 0, 0}, kT0, false);
       }
       hot_.bytes({0xf3, 0x90});
+      break;
+    case Sem::rdtsc:
+    case Sem::rdtscp:
+      if (mode_ & kModeUser) {
+        test_mem(at::kCr4, system::kCr4Tsd);
+        fall_back_if(cNE, site);
+      }
+      test_byte_at(&jit_.plain_ticks_);
+      fall_back_if(cE, site);
+      hot_.bytes({0x0f, 0x31});
+      hot_.rorx(hdx, hdx, 32);
+      hot_.op_reg(0x0b, hax, hdx);
+      hot_.mov_imm(kT0, reinterpret_cast<u64>(&jit_.tick_offset_));
+      hot_.add_mem(hax, {kT0, kNoReg, 0, 0});
+      hot_.mov_imm(kT0, reinterpret_cast<u64>(&jit_.core_.tsc_offset));
+      hot_.add_mem(hax, {kT0, kNoReg, 0, 0});
+      hot_.rorx(hdx, hax, 32);
+      hot_.mov(hdx, hdx, false);
+      hot_.mov(hax, hax, false);
+      if (insn.sem == Sem::rdtscp) hot_.load(kHome[kRcx], hot_.base(at::kTscAux), false);
       break;
     case Sem::rdfsbase:
     case Sem::rdgsbase:
