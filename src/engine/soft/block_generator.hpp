@@ -35,6 +35,7 @@ class Generator : Writer {
     p_.user = r_.chance(50);
     p_.start = r_.chance(50) ? 0x100 : static_cast<u32>(kPage) - 16 - r_.below(160);
     p_.step = r_.chance(60);
+    p_.smap = !p_.user && r_.chance(25);
     calls_.clear();
     victims_.clear();
     pinned_.clear();
@@ -112,7 +113,6 @@ class Generator : Writer {
       }
       default: {  // through memory
         Item& store = add({0x48 | high << 2, 0x89, 0x05 | low << 3, 0, 0, 0, 0});
-        Item data;
         const u64 at = data_page(kThird) + 8 * r_.below(500);
         store.fix = Item::Fix::data;
         store.fix_at = 3;
@@ -240,7 +240,7 @@ class Generator : Writer {
   }
 
   void system() {
-    switch (r_.below(p_.user ? 4 : 5)) {
+    switch (r_.below(p_.user ? 6 : 8)) {
       case 0: add({0xcd, 0x80}); break;  // a handler that returns
       case 1:
         if (p_.user && !is_pinned(machine::rcx) && !is_pinned(machine::r11)) {
@@ -259,10 +259,27 @@ class Generator : Writer {
         add({0x9d});
         break;
       case 3: leave_frame(); break;
+      case 4: return_by_iret(); break;
+      case 5: {  // mov eax, base; wrfsbase rax or wrgsbase rax
+        if (is_pinned(machine::rax)) break;
+        const bool gs = r_.chance(50);
+        set_register(machine::rax, gs ? kGsBase : kFsBase);
+        add({0xf3, 0x48, 0x0f, 0xae, gs ? 0xd8 : 0xd0});
+        break;
+      }
       default:
-        switch (r_.below(4)) {
-          case 0: add({0xfa}); break;  // cli
-          case 1: add({0xfb}); break;  // sti
+        switch (r_.below(p_.smap ? 9 : 5)) {
+          case 4:  // mov rax, cr3; mov cr3, rax
+            if (is_pinned(machine::rax)) break;
+            add({0x0f, 0x20, 0xd8});
+            add({0x0f, 0x22, 0xd8});
+            break;
+          case 5: add({0x0f, 0x01, 0xca}); break;  // clac
+          case 6:
+          case 7:
+          case 8: add({0x0f, 0x01, 0xcb}); break;  // stac
+          case 0: add({0xfa}); break;              // cli
+          case 1: add({0xfb}); break;              // sti
           case 2:
             add({0x0f, 0x01, 0xf8});
             add({0x0f, 0x01, 0xf8});
@@ -276,6 +293,28 @@ class Generator : Writer {
           }
         }
     }
+  }
+  /// IRETQ to a label ahead, on the same stack and with the same privilege.
+  void return_by_iret() {
+    const u32 to = index() + 12 + r_.below(4);
+    const u8 reg = free_register();
+    const int low = reg & 7, high = reg >> 3;
+    define_flags();
+    add({0x48 | high, 0x89, 0xe0 | low});  // mov reg, rsp
+    add({0x6a, p_.user ? 0x23 : 0x10});    // push SS
+    auto push = [&] { high ? add({0x41, 0x50 | low}) : add({0x50 | low}); };
+    push();
+    add({0x9c});                         // pushfq
+    add({0x6a, p_.user ? 0x2b : 0x08});  // push CS
+    Item& mov = high ? add({0x41, 0xb8 | low, 0, 0, 0, 0}) : add({0xb8 | low, 0, 0, 0, 0});
+    mov.fix = Item::Fix::address;
+    mov.fix_at = static_cast<u8>(mov.length - 4);
+    mov.fix_size = 4;
+    mov.label = to;
+    push();
+    Item& iret = add({0x48, 0xcf});
+    iret.leads = Item::Leads::indirect;
+    iret.label = to;
   }
   void leave_frame() {
     if (is_pinned(machine::rbp) || !is_pinned(machine::rsp)) return;
@@ -305,7 +344,7 @@ class Generator : Writer {
       modify();
     else if (what < 20)
       call();
-    else if (what < 21)
+    else if (what < (p_.user ? 21u : 23u))
       system();
     else
       random_instruction();
@@ -394,7 +433,7 @@ class Generator : Writer {
       if (p.reg == machine::rsp && p.kind == 1) s.gpr[p.reg] = sp;
     s.rip = kCode + p_.start;
     s.rflags = 0x2 | (r_.next() & kArithmeticFlags) | (r_.chance(5) ? 0x400 : 0);
-    if (r_.chance(3)) s.rflags |= AC_;
+    if (r_.chance(p_.smap ? 90 : 3)) s.rflags |= AC_;
     vector_state(s.xsave.data());
     return s;
   }

@@ -98,6 +98,7 @@ struct Program {
   std::vector<Item> items;
   u32 start = 0;  ///< offset of the first item in the code
   bool user = false;
+  bool smap = false;
   std::vector<machine::CpuState> runs;  ///< states to start from
   u64 seed = 0;
   bool step = true;  ///< compare after each block, too
@@ -231,6 +232,7 @@ inline bool Program::flags_defined() {
   // An indirect jump may lead elsewhere than it was meant to, when the instruction that loads its
   // register was jumped over.
   for (size_t i = 0; i < n; ++i) {
+    // Flags come from memory with IRET, and are what PUSHF made sure of.
     const bool anywhere = items[i].leads == Item::Leads::indirect;
     const u32 read = anywhere ? u32{kArithmeticFlags} : flags_read(items[i].insn);
     if (items[i].on && reached[i] && (undefined[i] & read)) return false;
@@ -250,7 +252,10 @@ inline std::string Program::text() const {
 }
 
 inline std::string Program::whole_text() const {
-  std::string out = fmt::format("seed {}, {}, {} run(s){}\n{}", seed, user ? "CPL 3" : "CPL 0",
+  std::string out = fmt::format("seed {}, {}, {} run(s){}\n{}", seed,
+                                user   ? "CPL 3"
+                                : smap ? "CPL 0 with SMAP"
+                                       : "CPL 0",
                                 runs.size(), step ? ", step by step" : "", text());
   for (const machine::CpuState& s : runs) {
     for (u32 i = 0; i < 16; ++i) out += fmt::format(" r{}={:x}", i, s.gpr[i]);

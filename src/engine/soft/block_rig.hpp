@@ -75,6 +75,7 @@ class Side {
     s.cr0 = 0x8005'0033;
     s.cr3 = kTables;
     s.cr4 = 0x50620;  // PAE OSFXSR OSXMMEXCPT FSGSBASE OSXSAVE
+    if (p.smap) s.cr4 |= 1 << 21;
     s.efer = 0xd01;
     s.xcr0 = supported_vector_features().xcr0;
     s.gdtr = {kKernel + kGdtAt, 0xff};
