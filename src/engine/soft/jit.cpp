@@ -61,6 +61,26 @@ void give_signal_stack() {
 
 }  // namespace
 
+// x87, SSE and AVX lie at the same offsets in every standard-format XSAVE area; where the AVX-512
+// components are is the host's business (AMD has no gap for MPX), so they go through an area of its
+// layout.
+struct Jit::HighVectors {
+  struct Part {
+    u32 component, ours, size, host;
+  };
+  HighVectors() {
+    for (Part& p : parts) {
+      u32 a, b, c, d;
+      __cpuid_count(0xd, p.component, a, b, c, d);
+      p.host = b;
+    }
+  }
+  std::array<Part, 3> parts{
+      {{5, area::kOpmask, 64, 0}, {6, area::kZmmHigh, 512, 0}, {7, area::kHi16, 1024, 0}}};
+  u64 in_ours = 0;  ///< components that are not all zero in Cpu::s.xsave
+  alignas(64) std::array<u8, 4096> area{};
+};
+
 Jit::Jit(Cpu::Core& core)
     : interpreted_by_sem(2048),
       core_(core),
@@ -189,26 +209,6 @@ void Jit::flags_from_cpu() {
 }
 
 // ---- vector registers
-
-// x87, SSE and AVX lie at the same offsets in every standard-format XSAVE area; where the AVX-512
-// components are is the host's business (AMD has no gap for MPX), so they go through an area of its
-// layout.
-struct Jit::HighVectors {
-  struct Part {
-    u32 component, ours, size, host;
-  };
-  HighVectors() {
-    for (Part& p : parts) {
-      u32 a, b, c, d;
-      __cpuid_count(0xd, p.component, a, b, c, d);
-      p.host = b;
-    }
-  }
-  std::array<Part, 3> parts{
-      {{5, area::kOpmask, 64, 0}, {6, area::kZmmHigh, 512, 0}, {7, area::kHi16, 1024, 0}}};
-  u64 in_ours = 0;  ///< components that are not all zero in Cpu::s.xsave
-  alignas(64) std::array<u8, 4096> area{};
-};
 
 namespace {
 constexpr u32 kLow = 7, kHigh = 0xe0;
