@@ -269,9 +269,11 @@ void Translator::system(const Item& item) {
 /// Whether STI may be done without its shadow: what follows runs before interrupts are looked for.
 bool Translator::sti_here(u32 index) const {
   if (index + 1 >= n_) return false;
+  const Insn& next = items_[index + 1].insn;
   switch (items_[index + 1].kind) {
     case Kind::jump:
-    case Kind::jcc:
+    case Kind::jcc:  // backwards they look first
+      return next.op[0].kind != OperandKind::relative || static_cast<i64>(next.imm) >= 0;
     case Kind::loop: return false;
     default: return true;
   }
