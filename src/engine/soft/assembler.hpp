@@ -43,7 +43,7 @@ inline constexpr i32 kSelf = SKERRY_CPU_AT(self), kJitBase = SKERRY_CPU_AT(jit_b
                      kSegBase = SKERRY_CPU_AT(seg_base), kGo = SKERRY_CPU_AT(attention.go_),
                      kVectorLive = SKERRY_CPU_AT(vector_live),
                      kFetchEpoch = SKERRY_CPU_AT(tlb.fetch_epoch),
-                     kExitCount = SKERRY_CPU_AT(exit_count), kJumpMask = SKERRY_CPU_AT(jump_mask),
+                     kExitSite = SKERRY_CPU_AT(exit_site), kJumpMask = SKERRY_CPU_AT(jump_mask),
                      kFaultFlags = SKERRY_CPU_AT(fault_flags);
 // Further away: what translate_system.cpp uses.
 inline constexpr i32 kSeg = SKERRY_CPU_AT(seg), kCpl = SKERRY_CPU_AT(cpl),

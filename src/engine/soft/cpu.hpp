@@ -281,7 +281,7 @@ struct alignas(64) Cpu {
   u64 host_stack = 0; ///< of the C++ code that entered translated code
   Cpu* self = this;   ///< the address that C++ knows
   u64 fault_flags = 0;       ///< flags as a signal found them
-  u32 exit_count = 0;        ///< instructions of the block that an indirect jump left (exact mode)
+  u32 exit_site = 0;         ///< Jit's site of the last indirect jump
   bool vector_live = false;  ///< vector and x87 registers are in the host's, not in s.xsave
   /// core.hpp: Attention bits; any thread sets them
   alignas(64) AttentionWord attention;

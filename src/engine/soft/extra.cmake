@@ -8,6 +8,8 @@ set(general_registers -mgeneral-regs-only)
 if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
   set(general_registers -mno-implicit-float)
 endif()
+# Optimized and uninstrumented in every build: nothing may be called that does not keep to this.
+list(APPEND general_registers -O2 -fno-sanitize=all)
 set_source_files_properties(${CMAKE_CURRENT_SOURCE_DIR}/src/engine/soft/refill.cpp
                             ${CMAKE_CURRENT_SOURCE_DIR}/src/engine/soft/returns.cpp
                             PROPERTIES COMPILE_OPTIONS "${general_registers}")

@@ -455,7 +455,9 @@ u8* Jit::link(u32 n) {
 u8* Jit::dispatch(u64 target) {
   save_vectors();
   ++counters.dispatches;
-  account(cpu_.exit_count);
+  if (!canonical(target)) [[unlikely]]
+    return bad_target();
+  if (exact_) account(sites_[cpu_.exit_site].count + 1u);
   cpu_.rip = target;
   u8* to = resume();
   if (exact_ || !to || cpu_.rip != target) return to;
@@ -474,6 +476,21 @@ u8* Jit::dispatch(u64 target) {
   i.jumps_nonglobal |= page.page != (target & ~u64{0xfff}) || !page.global;
   i.jump_pages.add(target >> 12);
   return to;
+}
+
+// The jump itself is what faults (SDM 2A JMP, CALL; 2B RET): it is undone, and the interpreter's.
+u8* Jit::bad_target() {
+  const Site s = sites_[cpu_.exit_site];
+  const JitBlock& b = blocks_[s.block];
+  const u32 from = b.guest + (s.at - u32{b.page_offset});
+  isa::Insn insn{};
+  (void)decode_one({&bytes_[from], s.length}, {64, true}, core_.shared.features, insn);
+  if (insn.sem == isa::Sem::call)
+    cpu_.gpr[machine::rsp] += 8;
+  else if (insn.sem == isa::Sem::ret)
+    cpu_.gpr[machine::rsp] -=
+        8 + (insn.op[0].kind == isa::OperandKind::immediate ? insn.imm & 0xffff : 0);
+  return run_one(cpu_.exit_site);
 }
 
 u8* Jit::stale(u32 n) {

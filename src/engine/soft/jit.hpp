@@ -149,6 +149,7 @@ class Jit {
   u8* link(u32 index);       ///< an unlinked direct jump
   u8* dispatch(u64 target);  ///< an indirect jump that found nothing
   u8* stop(u32 site);        ///< somebody wants attention; before the site's instruction
+  u8* bad_target();
   u8* stale(u32 block);      ///< a block whose page was written
   u8* load_vectors(u32 block);
   u8* native_fault(u64 host);

@@ -22,15 +22,14 @@ void Translator::interpret(const Item& item) {
   in_eflags_ = true;
 }
 
-void Translator::count_exit(Assembler& a, u32 count) {
-  if (!jit_.exact_) return;
-  a.op_mem(0xc7, 0, a.base(at::kExitCount), false);
-  a.dword(count);
+void Translator::mark_exit(Assembler& a, const Item& item) {
+  a.op_mem(0xc7, 0, a.base(at::kExitSite), false);
+  a.dword(new_site(item, 0, false));
 }
 
 /// Where kT0 leads: the instance's jump table, by its low bits.
-void Translator::indirect() {
-  count_exit(hot_, current_ + 1);
+void Translator::indirect(bool may_be_bad) {
+  if (may_be_bad || jit_.exact_) mark_exit(hot_, items_[current_]);
   if (fast_pext_) {
     hot_.pext_mem(kT1, kT0, hot_.base(at::kJumpMask));
   } else {
@@ -52,7 +51,7 @@ void Translator::go_to(i64 target) {
   }
   hot_.load(kT0, hot_.base(at::kCodePage));
   hot_.lea(kT0, {kT0, kNoReg, 0, static_cast<i32>(target)});
-  indirect();
+  indirect(false);
 }
 
 void Translator::jump_out(u8 condition, bool conditional, i64 target) {
@@ -63,7 +62,7 @@ void Translator::jump_out(u8 condition, bool conditional, i64 target) {
         {block_, place_ + jump, static_cast<u16>(target), static_cast<u8>(current_ + 1)});
     colds_.push_back({Cold::link, jump, number});
   } else {
-    colds_.push_back({Cold::far, jump, current_ + 1, target});
+    colds_.push_back({Cold::far, jump, current_, target});
   }
 }
 
@@ -82,7 +81,7 @@ void Translator::jump(const Item& item) {
     return;
   }
   load_target(item);
-  indirect();
+  indirect(true);
 }
 
 void Translator::load_target(const Item& item) {
@@ -140,7 +139,7 @@ void Translator::call(const Item& item) {
   need_flags(kT0);
   if (relative) return go_to(item.at + insn.length + static_cast<i64>(insn.imm));
   hot_.load(kT0, hot_.base(kTarget));
-  indirect();
+  indirect(true);
 }
 
 void Translator::ret(const Item& item) {
@@ -152,7 +151,7 @@ void Translator::ret(const Item& item) {
   hot_.load(kT0, reach(item, stack(0), 8, false, false, site));
   hot_.lea(sp, {sp, kNoReg, 0, 8 + release});
   if (!in_eflags_ && in_slot_) need_flags(kT1);
-  indirect();
+  indirect(true);
 }
 
 void Translator::loop(const Item& item) {

@@ -414,7 +414,7 @@ void Translator::syscall(const Item& item) {
   switch_instance(views);
   need_flags(kT0);
   hot_.load(kT0, hot_.base(at::kLstar));
-  indirect();
+  indirect(false);
 }
 
 void Translator::sysret(const Item& item) {
@@ -457,7 +457,7 @@ void Translator::sysret(const Item& item) {
   switch_instance(views);
   need_flags(kT0);
   hot_.mov(kT0, rcx);
-  indirect();
+  indirect(false);
 }
 
 // ---- strings

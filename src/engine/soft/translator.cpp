@@ -413,7 +413,8 @@ void Translator::emit_cold() {
         to_gate(cold_, c.kind == Cold::stop ? jit_.gate_.stop : jit_.gate_.stop_live);
         break;
       case Cold::far:
-        count_exit(cold_, c.number);
+        current_ = c.number;  // what sites count from
+        if (jit_.exact_) mark_exit(cold_, items_[current_]);
         cold_.load(kT0, cold_.base(at::kCodePage));
         cold_.lea(kT0, {kT0, kNoReg, 0, static_cast<i32>(c.target)});
         if (fast_pext_)

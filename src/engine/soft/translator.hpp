@@ -185,8 +185,9 @@ class Translator {
   void interpret(const Item& item);
   /// To kT0: where an indirect jump or call goes. False: interpret instead.
   void load_target(const Item& item);
-  void count_exit(Assembler& a, u32 count);
-  void indirect();  ///< to kT0
+  /// Says who jumps, for whoever has to deal with a bad target (and for counting).
+  void mark_exit(Assembler& a, const Item& item);
+  void indirect(bool may_be_bad);  ///< to kT0
   /// To an offset relative to the page's start, in or out of the page.
   void go_to(i64 target);
   void jump_out(u8 condition, bool conditional, i64 target);
@@ -226,7 +227,7 @@ class Translator {
   struct Cold {
     enum Kind : u8 { slow_read, slow_write, link, stop, stop_live, far, interpret } kind;
     u32 from;    ///< offset of the rel32 in hot code
-    u32 number;  ///< site, link or instructions executed
+    u32 number;  ///< site, link or item
     i64 target = 0;
   };
   /// rel32 in hot or cold code to a place outside of the block.
