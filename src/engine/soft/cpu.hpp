@@ -268,7 +268,7 @@ struct alignas(64) Cpu {
   void forget_io();
   static void split_lock(bool take);
 
-  bool io_used = false;           ///< the I/O log is not empty
+  bool io_used = false;  ///< the I/O log is not empty
 
   bool pending_exit = false;  ///< cpu.exit is filled in
   machine::Exit exit = machine::Interrupted{};
@@ -277,9 +277,9 @@ struct alignas(64) Cpu {
   Core* core = nullptr;
 
   // ---- what translated code uses most comes last: it is next to the base register (room.hpp).
-  u64 jit_base = 0;   ///< base register while C++ runs
-  u64 host_stack = 0; ///< of the C++ code that entered translated code
-  Cpu* self = this;   ///< the address that C++ knows
+  u64 jit_base = 0;          ///< base register while C++ runs
+  u64 host_stack = 0;        ///< of the C++ code that entered translated code
+  Cpu* self = this;          ///< the address that C++ knows
   u64 fault_flags = 0;       ///< flags as a signal found them
   u32 exit_site = 0;         ///< Jit's site of the last indirect jump
   bool vector_live = false;  ///< vector and x87 registers are in the host's, not in s.xsave
@@ -290,8 +290,8 @@ struct alignas(64) Cpu {
   /// Slot 16 is always 0 (no base/index), slot 17 holds the next instruction's address.
   std::array<u64, 18> gpr{};
   // The last 64 bytes: see jit_layout.hpp.
-  u64 code_page = 0;  ///< linear address of the page that translated code runs in
-  u64 scratch = 0;    ///< the address of an access that missed; and so on
+  u64 code_page = 0;    ///< linear address of the page that translated code runs in
+  u64 scratch = 0;      ///< the address of an access that missed; and so on
   u32 saved_flags = 2;  ///< as LAHF and SETO leave them in AX
   u32 jump_mask = Instance::kJumps - 1;
   std::array<u64, 5> delta{};  ///< host - guest addresses found earlier in the same block

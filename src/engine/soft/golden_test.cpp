@@ -182,7 +182,7 @@ std::string field_name(i64 displacement) {
 #define FIELD(member) {#member, offsetof(Cpu, member), sizeof(Cpu::member)}
       FIELD(gpr),         FIELD(code_page),   FIELD(scratch),    FIELD(saved_flags),
       FIELD(delta),       FIELD(rflags),      FIELD(seg_base),   FIELD(rip),
-      FIELD(attention),   FIELD(vector_live), FIELD(exit_site), FIELD(jump_mask),
+      FIELD(attention),   FIELD(vector_live), FIELD(exit_site),  FIELD(jump_mask),
       FIELD(fault_flags), FIELD(jit_base),    FIELD(host_stack), FIELD(self),
       FIELD(cpl),         FIELD(seg),         FIELD(s)};
 #undef FIELD

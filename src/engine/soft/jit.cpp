@@ -23,14 +23,6 @@
 namespace skerry::soft {
 namespace {
 
-constexpr u32 kBuckets = 1 << 17, kNone = ~u32{0};
-/// Room that one block needs at most.
-constexpr u32 kBlockRoom = 2 * Assembler::kRoom;
-
-u32 bucket_of(u64 gpa, u32 mode) {
-  return static_cast<u32>(((gpa ^ (u64{mode} << 52)) * 0x9e3779b97f4a7c15) >> 40) & (kBuckets - 1);
-}
-
 /// A stack for signal handlers: translated code has none.
 void give_signal_stack() {
   struct Stack {
@@ -85,7 +77,7 @@ Jit::Jit(Cpu::Core& core)
     : interpreted_by_sem(2048),
       core_(core),
       cpu_(core.cpu),
-      buckets_(kBuckets, kNone),
+      buckets_(kBuckets, kNoBlock),
       high_(std::make_unique<HighVectors>()) {}
 
 std::unique_ptr<Jit> Jit::create(Cpu::Core& core) {
@@ -537,170 +529,6 @@ u8* Jit::native_fault(u64) {
 void Jit::patch_jump(u32 at, u32 target) {
   const u32 rel = target - (at + 4);
   std::memcpy(write_at(at), &rel, 4);
-}
-
-// ---- blocks
-
-JitBlock* Jit::find(u64 linear, u32 variant) {
-  u64 gpa;
-  if (!core_.translate_code(linear, gpa)) return nullptr;
-  const u32 mode = mode_word() | variant;
-  for (u32 n = buckets_[bucket_of(gpa, mode)]; n != kNone; n = blocks_[n].chain) {
-    JitBlock& b = blocks_[n];
-    if (b.gpa != gpa || b.mode != mode) continue;
-    if (b.gpa2 != ~u64{0}) {
-      if (crosses_well(b, linear)) return &b;
-      if (b.stale || b.gpa2 == ~u64{0}) break;
-      continue;  // another address space, another second page
-    }
-    if (b.page->version.load(std::memory_order_acquire) == b.version && !b.stale) return &b;
-    if (revalidate(b)) return &b;
-    b.gpa = ~u64{0};
-    break;
-  }
-  return translate(gpa, linear, mode);
-}
-
-bool Jit::revalidate(JitBlock& b) {
-  core_.blocks.watch(b.gpa, std::min<u32>(b.bytes, 4096u - b.page_offset));
-  const u32 version = b.page->version.load(std::memory_order_seq_cst);
-  const Cpu::Core::Page p = core_.page(b.gpa);
-  const u32 here = std::min<u32>(b.bytes, 4096u - b.page_offset);
-  if (!p.host || std::memcmp(p.host + b.page_offset, &bytes_[b.guest], here)) return false;
-  b.version = version;
-  ++counters.revalidated;
-  if (b.stale) {
-    std::memcpy(write_at(b.code), b.head, sizeof b.head);
-    b.stale = false;
-  }
-  return true;
-}
-
-std::optional<u64> Jit::second_page(u64 linear) {
-  u64 gpa;
-  if (!core_.translate_code((linear & ~u64{0xfff}) + 4096, gpa)) return std::nullopt;
-  return gpa;
-}
-
-bool Jit::crosses_well(JitBlock& b, u64 linear) {
-  if (second_page(linear) != b.gpa2) return false;
-  if (b.stale || b.page->version.load(std::memory_order_acquire) != b.version ||
-      b.page2->version.load(std::memory_order_acquire) != b.version2) {
-    const u32 first = 4096u - b.page_offset;
-    core_.blocks.watch(b.gpa2, b.bytes - first);
-    const u32 version2 = b.page2->version.load(std::memory_order_seq_cst);
-    const Cpu::Core::Page p = core_.page(b.gpa2);
-    if (!p.host || std::memcmp(p.host, &bytes_[b.guest + first], b.bytes - first) ||
-        !revalidate(b)) {
-      b.gpa = b.gpa2 = ~u64{0};
-      return false;
-    }
-    b.version2 = version2;
-  }
-  const u32 epoch = -static_cast<u32>(cpu_.tlb.fetch_epoch);
-  std::memcpy(write_at(b.epoch), &epoch, 4);
-  return true;
-}
-
-void Jit::page_written(u64 page) {
-  ++cpu_.tlb.fetch_epoch;
-  auto found = pages_.find(page);
-  if (found == pages_.end()) return;
-  for (u32 n = found->second; n != kNone; n = blocks_[n].peer) {
-    JitBlock& b = blocks_[n];
-    if (b.stale) continue;
-    b.stale = true;
-    ++counters.stale_blocks;
-    std::memcpy(b.head, run_at(b.code), sizeof b.head);
-    *write_at(b.code) = 0xe9;
-    patch_jump(b.code + 1, b.stale_stub);
-  }
-}
-
-void Jit::flush() {
-  ++counters.flushes;
-  cpu_.tlb.flush_jumps();
-  used_ = first_block_at_;
-  blocks_.clear();
-  std::fill(buckets_.begin(), buckets_.end(), kNone);
-  pages_.clear();
-  sites_.clear();
-  fault_site_ = ~u32{0};
-  links_.clear();
-  faults_.clear();
-  fault_site_ = kNone;
-  bytes_.clear();
-  decoded_.clear();
-  entries_.clear();
-}
-
-JitBlock* Jit::translate(u64 gpa, u64 linear, u32 mode) {
-  if (used_ + kBlockRoom > kCacheSize) flush();
-  const u64 began = host_tsc();
-  const u32 number = static_cast<u32>(blocks_.size());
-  const u32 offset = static_cast<u32>(gpa & 0xfff);
-  JitBlock b;
-  b.gpa = gpa;
-  b.mode = mode;
-  u64 host_page;
-  b.page = &core_.blocks.code_page(gpa, host_page);
-  b.page_offset = static_cast<u16>(offset);
-  u8 copy[4096 + 16];
-  u32 watched = 0;
-  const u32 available = 4096 - offset;
-  auto fetch = [&](u32 need) {
-    need = std::min(need, available);
-    if (need <= watched) return;
-    const u32 step = std::min(available, std::max(need, watched + 64));
-    core_.blocks.watch(gpa + watched, step - watched);
-    if (watched == 0) b.version = b.page->version.load(std::memory_order_seq_cst);
-    if (host_page)
-      std::memcpy(copy + watched, reinterpret_cast<const u8*>(host_page) + offset + watched,
-                  step - watched);
-    else
-      std::memset(copy + watched, 0xff, step - watched);  // nobody answers
-    watched = step;
-  };
-  if (!translator_->translate({copy, available}, offset, mode, number, used_, b, fetch)) {
-    // The first instruction goes on in the next page.
-    const std::optional<u64> gpa2 = second_page(linear);
-    if (!gpa2) return nullptr;
-    u64 host2;
-    b.gpa2 = *gpa2;
-    b.page2 = &core_.blocks.code_page(*gpa2, host2);
-    core_.blocks.watch(*gpa2, 15);
-    b.version2 = b.page2->version.load(std::memory_order_seq_cst);
-    if (host2)
-      std::memcpy(copy + available, reinterpret_cast<const u8*>(host2), 15);
-    else
-      std::memset(copy + available, 0xff, 15);
-    translator_->translate_crossing({copy, available + 15}, offset, mode, number, used_, b,
-                                    static_cast<u32>(cpu_.tlb.fetch_epoch));
-  }
-  const Assembler &hot = translator_->hot(), &cold = translator_->cold();
-  std::memcpy(write_at(used_), hot.code.get(), hot.size());
-  std::memcpy(write_at(used_ + hot.size()), cold.code.get(), cold.size());
-  used_ += align_up(hot.size() + cold.size(), 16u);
-  b.guest = static_cast<u32>(bytes_.size());
-  bytes_.insert(bytes_.end(), copy, copy + b.bytes);
-  u32& head = buckets_[bucket_of(gpa, mode)];
-  b.chain = head;
-  head = number;
-  const Cpu::Core::Page p = core_.page(gpa);
-  if (p.host && b.bytes) {
-    auto [entry, fresh] = pages_.try_emplace(p.offset / 4096, kNone);
-    b.peer = entry->second;
-    entry->second = number;
-  }
-  blocks_.push_back(b);
-  if (perf_map_)
-    fmt::print(perf_map_, "{:x} {:x} guest:{:x}{}\n", reinterpret_cast<u64>(run_at(b.code)),
-               b.code_bytes, linear, b.mode & kModeUser ? "" : " kernel");
-  ++counters.translated_blocks;
-  counters.translated_instructions += b.count;
-  counters.code_bytes += b.code_bytes;
-  counters.translation_ticks += host_tsc() - began;
-  return &blocks_.back();
 }
 
 }  // namespace skerry::soft

@@ -150,7 +150,7 @@ class Jit {
   u8* dispatch(u64 target);  ///< an indirect jump that found nothing
   u8* stop(u32 site);        ///< somebody wants attention; before the site's instruction
   u8* bad_target();
-  u8* stale(u32 block);      ///< a block whose page was written
+  u8* stale(u32 block);  ///< a block whose page was written
   u8* load_vectors(u32 block);
   u8* native_fault(u64 host);
   bool exact() const { return exact_; }
@@ -194,6 +194,7 @@ class Jit {
         load_vectors, native_fault, iret;
   } gate_{};
 
+  static constexpr u32 kBuckets = 1 << 17, kNoBlock = ~u32{0};
   std::vector<JitBlock> blocks_;
   std::vector<u32> buckets_;
   std::unordered_map<u64, u32> pages_;  ///< page of the memfd -> first block

@@ -107,8 +107,7 @@ bool Cpu::Core::translate(u64 linear, bool write, bool system, Access::Piece& ou
     const u64 in_region = page - region, gpa = w.gpa & ~u64{0xfff};
     if (w.shift >= 21 && !any_watched()) {
       const Page first = this->page(gpa - in_region), last = this->page(gpa - in_region + 0x1ff000);
-      if (first.host && last.host == first.host + 0x1ff000 &&
-          first.host + in_region == p.host)
+      if (first.host && last.host == first.host + 0x1ff000 && first.host + in_region == p.host)
         context.remember(context.large[Instance::large_index(linear)], region,
                          reinterpret_cast<u64>(first.host), first.offset, w.global, writable);
     }

@@ -98,8 +98,7 @@ void on_signal(int signal, siginfo_t* info, void* context) {
     store<u64>(reinterpret_cast<u8*>(base) + at::kScratch, pc);
     store<u64>(reinterpret_cast<u8*>(base) + at::kFaultFlags,
                static_cast<u64>(uc->uc_mcontext.gregs[REG_EFL]));
-    uc->uc_mcontext.gregs[REG_RIP] =
-        static_cast<greg_t>(t->gate.load(std::memory_order_relaxed));
+    uc->uc_mcontext.gregs[REG_RIP] = static_cast<greg_t>(t->gate.load(std::memory_order_relaxed));
     return;
   }
   const struct sigaction& old = g_previous[signal];

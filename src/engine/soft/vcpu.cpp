@@ -25,9 +25,7 @@ Result<> check(const machine::CpuState& s) {
 }  // namespace
 
 SoftVcpu::SoftVcpu(std::shared_ptr<Shared> shared, unsigned index, machine::LocalApic* lapic)
-    : shared_(std::move(shared)),
-      cpu_(&room_.cpu()),
-      core_(*cpu_, *shared_, index, lapic) {
+    : shared_(std::move(shared)), cpu_(&room_.cpu()), core_(*cpu_, *shared_, index, lapic) {
   if (lapic) lapic->set_tsc([this] { return core_.guest_tsc(); }, shared_->setup.tsc_hz);
   if (!shared_->setup.interpreter) core_.jit = Jit::create(core_);
   (void)load(machine::CpuState{});

@@ -4,8 +4,8 @@
 
 #include <gtest/gtest.h>
 
-#include "engine/soft/room.hpp"
 #include "engine/soft/core.hpp"
+#include "engine/soft/room.hpp"
 #include "engine/soft/thunk.hpp"
 #include "engine/soft/vector_state.hpp"
 
