@@ -47,15 +47,18 @@ void Instance::flush_page(u64 linear, bool globals_only) {
   if (jumps_used && jump_pages.maybe(page >> 12)) clear_jumps();
 }
 
-void Instance::flush_region(u64 linear, unsigned shift) {
-  for (u32 i = 0; i < kEntries; ++i)
-    if (entry[i].read >> shift == linear >> shift) drop(i);
+void Instance::flush_region(u64 region) {
+  static_assert(kEntries >= 512 && kSecond >= 512);
+  for (u64 page = region, n = 0; n < 512; ++n, page += 4096) {
+    const u32 i = index(page);
+    if (entry[i].read == page || entry[i].write == page) drop(i);
+    Second& s = second[second_index(page)];
+    if (s.page == page) s.generation = 0;
+  }
   for (FetchTlb::Entry& e : fetch.entry)
-    if (e.page >> shift == linear >> shift) e.page = 1;
-  for (Second& s : second)
-    if (s.page >> shift == linear >> shift) s.generation = 0;
-  for (Second& s : large)
-    if (s.page >> shift == linear >> shift) s.generation = 0;
+    if (e.page >> 21 == region >> 21) e.page = 1;
+  Second& l = large[large_index(region)];
+  if (l.page == region) l.generation = 0;
   clear_jumps();
 }
 
@@ -92,7 +95,7 @@ void Tlbs::flush_page(u64 linear) {
   if (large_1g.maybe(linear >> 30)) return flush_all();
   // 4 MiB pages of 32-bit paging are two such regions.
   for (u64 region : {linear >> 21, (linear >> 21) ^ 1})
-    if (large_2m.maybe(region)) each([&](Instance& i) { i.flush_region(region << 21, 21); });
+    if (large_2m.maybe(region)) each([&](Instance& i) { i.flush_region(region << 21); });
   each([&](Instance& i) { i.flush_page(linear, !shared(i.id) && i.id != space * kKinds + user); });
 }
 

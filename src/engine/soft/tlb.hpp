@@ -77,7 +77,7 @@ struct Instance {
     u32 generation;
     bool is_global, writable;  ///< writable: permission granted and the dirty bit set
   };
-  static constexpr u32 kSecond = 4096, kLarge = 128;
+  static constexpr u32 kSecond = 16384, kLarge = 128;
   std::array<Second, kSecond> second;
   std::array<Second, kLarge> large;  ///< 2 MiB regions inside large pages
   u32 generation = 1, global_generation = 1;
@@ -139,7 +139,7 @@ struct Instance {
   void flush_nonglobal();
   /// One page's translations; `globals_only` for address spaces that are not the current one.
   void flush_page(u64 linear, bool globals_only);
-  void flush_region(u64 linear, unsigned shift);
+  void flush_region(u64 region);  ///< 2 MiB
   void flush_writes() {
     for (u32 i = 0; i < kEntries; ++i) entry[i].write = empty(i);
   }
