@@ -52,6 +52,21 @@ void Translator::merge() {
   std::array<Value, 16> value;
   u32 next = kFirstOrigin;
   for (u32 r = 0; r < 16; ++r) value[r] = {r, 0};
+  // Base and scaled index together are an origin as well.
+  struct Pair {
+    u32 base, index, origin;
+    u8 scale;
+  };
+  std::array<Pair, 16> pairs;
+  u32 known_pairs = 0;
+  auto pair_of = [&](u32 base, u32 index, u8 scale) {
+    for (u32 k = 0; k < known_pairs; ++k)
+      if (pairs[k].base == base && pairs[k].index == index && pairs[k].scale == scale)
+        return pairs[k].origin;
+    const u32 origin = next++;
+    if (known_pairs < pairs.size()) pairs[known_pairs++] = {base, index, origin, scale};
+    return origin;
+  };
   auto fresh = [&](u8 reg) { value[reg] = {next++, 0}; };
 
   for (u16 i = 0; i < n_; ++i) {
@@ -71,6 +86,11 @@ void Translator::merge() {
                         m->write);
           else if (plain && a.base < 16 && a.segment < machine::fs)
             note_access(i, value[a.base].origin, value[a.base].offset + a.disp, m->size, m->write);
+          else if (a.base < 16 && a.index < 16 && !a.vsib && kHome[a.index] != kNoReg &&
+                   a.segment < machine::fs)
+            note_access(i, pair_of(value[a.base].origin, value[a.index].origin, a.scale),
+                        value[a.base].offset + (value[a.index].offset << a.scale) + a.disp, m->size,
+                        m->write);
         }
         const Operand &to = insn.op[0], &from = insn.op[1];
         const bool whole = to.kind == OperandKind::gpr && to.write && to.size == 8;

@@ -208,6 +208,10 @@ HostMem Translator::through_delta(const Item& item, const isa::Memory& m, bool s
       base = kT0;
     }
     at = {base, kT1, 0, static_cast<i32>(m.disp)};
+    if (m.index != isa::Memory::kNone) {
+      hot_.lea(kT0, {base, kHome[m.index], m.scale, static_cast<i32>(m.disp)});
+      at = {kT0, kT1, 0, 0};
+    }
   }
   if (!single) return at;
   hot_.lea(kT0, at);
