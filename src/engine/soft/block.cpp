@@ -196,12 +196,25 @@ void BlockCache::watch(u64 gpa, u64 bytes) {
   shared.watch_mutex.unlock();
 }
 
+// A store on another vCPU forgets all granules of the page and changes the version after that. If
+// ours are there after the version was read, they were not among the forgotten ones, or the version
+// is still to change.
+u32 BlockCache::watch_version(u64 gpa, u64 bytes) {
+  u64 host_page;
+  memory::CodePage& code = code_page(gpa, host_page);
+  const u64 mask = granules(gpa & 0xfff, bytes);
+  for (;;) {
+    watch(gpa, bytes);
+    const u32 version = code.version.load(std::memory_order_seq_cst);
+    if (&code == &unwritable_ || (code.granules.load(std::memory_order_seq_cst) & mask) == mask)
+      return version;
+  }
+}
+
 bool BlockCache::revalidate(Block& b) {
   u64 first = std::min<u64>(b.bytes, 4096 - (b.gpa & 0xfff));
-  watch(b.gpa, first);
-  if (b.code2) watch(b.gpa2, b.bytes - first);
-  u32 v = b.code->version.load(std::memory_order_seq_cst);
-  u32 v2 = b.code2 ? b.code2->version.load(std::memory_order_seq_cst) : 0;
+  const u32 v = watch_version(b.gpa, first);
+  const u32 v2 = b.code2 ? watch_version(b.gpa2, b.bytes - first) : 0;
   Cpu::Core::Page p = core_.page(b.gpa);
   if (!p.host || std::memcmp(p.host + (b.gpa & 0xfff), b.copy, first)) return false;
   if (b.code2) {
@@ -227,9 +240,8 @@ bool BlockCache::decode(Block& b, u64 linear) {
 
   // A copy of the page's rest, taken after the stores into it are watched. The granules watched are
   // those of the longest block; fewer would need a second pass.
-  watch(b.gpa, std::min<u32>(available, 16));
+  b.version = watch_version(b.gpa, std::min<u32>(available, 16));
   u8 copy[4096];
-  b.version = b.code->version.load(std::memory_order_seq_cst);
   u32 watched = std::min<u32>(available, 16);
   auto fetch = [&](u32 from, u32 size) {
     if (host_page)
@@ -270,8 +282,7 @@ bool BlockCache::decode(Block& b, u64 linear) {
       b.gpa2 = gpa2;
       u64 host2;
       b.code2 = &code_page(gpa2, host2);
-      watch(gpa2, 15 - size);
-      b.version2 = b.code2->version.load(std::memory_order_seq_cst);
+      b.version2 = watch_version(gpa2, 15 - size);
       std::memcpy(bytes, copy, size);
       if (host2)
         std::memcpy(bytes + size, reinterpret_cast<const u8*>(host2), 15 - size);

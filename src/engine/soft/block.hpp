@@ -73,6 +73,8 @@ class BlockCache {
   memory::CodePage& code_page(u64 gpa, u64& host_page);
   /// From here on every store into these bytes (of one page) changes the page's version.
   void watch(u64 gpa, u64 bytes);
+  /// The same, and the version under which they are watched: a later store is sure to change it.
+  u32 watch_version(u64 gpa, u64 bytes);
 
   Block* running = nullptr;  ///< null while no block's ops are being run
   u64 clears = 0;            ///< how often all blocks went away; find() may do that

@@ -39,8 +39,8 @@ JitBlock* Jit::find(u64 linear, u32 variant) {
 }
 
 bool Jit::revalidate(JitBlock& b) {
-  core_.blocks.watch(b.gpa, std::min<u32>(b.bytes, 4096u - b.page_offset));
-  const u32 version = b.page->version.load(std::memory_order_seq_cst);
+  const u32 version =
+      core_.blocks.watch_version(b.gpa, std::min<u32>(b.bytes, 4096u - b.page_offset));
   const Cpu::Core::Page p = core_.page(b.gpa);
   const u32 here = std::min<u32>(b.bytes, 4096u - b.page_offset);
   if (!p.host || std::memcmp(p.host + b.page_offset, &bytes_[b.guest], here)) return false;
@@ -64,8 +64,7 @@ bool Jit::crosses_well(JitBlock& b, u64 linear) {
   if (b.stale || b.page->version.load(std::memory_order_acquire) != b.version ||
       b.page2->version.load(std::memory_order_acquire) != b.version2) {
     const u32 first = 4096u - b.page_offset;
-    core_.blocks.watch(b.gpa2, b.bytes - first);
-    const u32 version2 = b.page2->version.load(std::memory_order_seq_cst);
+    const u32 version2 = core_.blocks.watch_version(b.gpa2, b.bytes - first);
     const Cpu::Core::Page p = core_.page(b.gpa2);
     if (!p.host || std::memcmp(p.host, &bytes_[b.guest + first], b.bytes - first) ||
         !revalidate(b)) {
@@ -129,8 +128,10 @@ JitBlock* Jit::translate(u64 gpa, u64 linear, u32 mode) {
     need = std::min(need, available);
     if (need <= watched) return;
     const u32 step = std::min(available, std::max(need, watched + 64));
-    core_.blocks.watch(gpa + watched, step - watched);
-    if (watched == 0) b.version = b.page->version.load(std::memory_order_seq_cst);
+    if (watched == 0)
+      b.version = core_.blocks.watch_version(gpa, step);
+    else
+      core_.blocks.watch(gpa + watched, step - watched);
     if (host_page)
       std::memcpy(copy + watched, reinterpret_cast<const u8*>(host_page) + offset + watched,
                   step - watched);
@@ -145,8 +146,7 @@ JitBlock* Jit::translate(u64 gpa, u64 linear, u32 mode) {
     u64 host2;
     b.gpa2 = *gpa2;
     b.page2 = &core_.blocks.code_page(*gpa2, host2);
-    core_.blocks.watch(*gpa2, 15);
-    b.version2 = b.page2->version.load(std::memory_order_seq_cst);
+    b.version2 = core_.blocks.watch_version(*gpa2, 15);
     if (host2)
       std::memcpy(copy + available, reinterpret_cast<const u8*>(host2), 15);
     else
