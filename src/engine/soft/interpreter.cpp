@@ -118,6 +118,8 @@ bool Cpu::Core::attend(machine::Exit& out) {
     cpu.attention.fetch_and(~u32{kFlush}, std::memory_order_seq_cst);
     serve_flush();
   }
+  // Also when the pages are served already: posting sets the bit last.
+  if (a & kCode) cpu.attention.fetch_and(~u32{kCode}, std::memory_order_seq_cst);
   serve_code();
   if (a & kTimer) {
     cpu.attention.fetch_and(~u32{kTimer}, std::memory_order_seq_cst);
