@@ -42,6 +42,7 @@ struct Outcome {
   u32 error = 0;
   u64 address = 0;  ///< CR2 of a page fault
   std::array<u8, kDataSize> data;
+  bool translated = false;
 };
 
 struct Case {

@@ -105,6 +105,7 @@ void Guest::run_translated(const Case& c, Outcome& out) {
   soft::Cpu& cpu = *cpu_;
   soft::Cpu::Core& core = *core_;
   if (++runs_ % 4096 == 0) core.jit->flush();
+  out.translated = true;
   u8 code[17];
   std::copy_n(c.code, c.insn.length, code);
   code[c.insn.length] = 0xf4;
@@ -149,6 +150,7 @@ void Guest::run(const Case& c, Outcome& out) {
   std::copy_n(c.in.regs.gpr.begin(), 16, cpu.gpr.begin());
   cpu.set_eflags(c.in.regs.rflags);
   cpu.s.xsave = c.in.xsave;
+  cpu.core->vectors_touched = true;
   machine::CpuState& s = cpu.s;
   store<u64>(&s.xsave[512], s.xcr0);
   soft::vector_state_loaded(s);
