@@ -142,7 +142,7 @@ std::string differences(const Case& c, Outcome& host, Outcome& guest) {
     }
   // The x87 pointers. AMD's processors save zeros unless an exception is pending; FOP is only then
   // defined everywhere, and FDP only after a memory operand (SDM 1 8.1.8, 8.1.9). Translated code
-  // leaves zeros (Jit::save_live_vectors).
+  // leaves zeros (Jit::vectors_saved).
   const bool pointers = !guest.translated || load<u64>(g + 8);
   if (row.cls == Class::x87 && host.vector == kNoFault && load<u64>(h + 8) && pointers) {
     if (load<u64>(h + 8) != load<u64>(g + 8)) differ("fip", hex(h + 8, 8), hex(g + 8, 8));

@@ -51,7 +51,8 @@ u8 location(const isa::Operand& o) {
   }
 }
 
-/// Straight-line execution never gets past these.
+}  // namespace
+
 bool ends_block(const isa::Insn& insn) {
   using isa::Sem;
   switch (insn.sem) {
@@ -76,8 +77,6 @@ bool ends_block(const isa::Insn& insn) {
     default: return false;
   }
 }
-
-}  // namespace
 
 void prepare_op(Op& op, const isa::Insn& insn) {
   op.insn = &insn;

@@ -119,6 +119,9 @@ Handler handler_for(const isa::Insn& insn);
 Handler decode_one(std::span<const u8> bytes, isa::DecodeMode mode, const isa::FeatureSet& features,
                    isa::Insn& insn);
 
+/// Straight-line execution never gets past these.
+bool ends_block(const isa::Insn& insn);
+
 /// Fills in everything of `op` but `run` from `insn`.
 void prepare_op(Op& op, const isa::Insn& insn);
 

@@ -78,7 +78,9 @@ Jit::Jit(Cpu::Core& core)
       core_(core),
       cpu_(core.cpu),
       buckets_(kBuckets, kNoBlock),
-      high_(std::make_unique<HighVectors>()) {}
+      high_(std::make_unique<HighVectors>()),
+      high_area_(high_->area.data()),
+      vector_components_(supported_vector_features().xcr0) {}
 
 std::unique_ptr<Jit> Jit::create(Cpu::Core& core) {
   auto jit = std::unique_ptr<Jit>(new Jit(core));
@@ -202,34 +204,17 @@ void Jit::flags_from_cpu() {
 
 // ---- vector registers
 
-namespace {
-constexpr u32 kLow = 7, kHigh = 0xe0;
-}
-
-void Jit::save_live_vectors() {
-  cpu_.vector_live = false;
+// The registers are in s.xsave and in the high area (refill.cpp).
+void Jit::vectors_saved() {
   ++counters.vector_saves;
   u8* low = cpu_.s.xsave.data();
-  const u64 components = supported_vector_features().xcr0;
-  asm volatile("xsave64 (%0)" ::"r"(low), "a"(static_cast<u32>(components & kLow)), "d"(0)
-               : "memory");
-  if (components & kHigh) {
-    u8* high = high_->area.data();
-    asm volatile("xsaveopt64 (%0)" ::"r"(high), "a"(kHigh), "d"(0) : "memory");
-  }
-  const u32 host = kHostMxcsr;
-  asm volatile("ldmxcsr %0" ::"m"(host));
-  if (components & 4) asm volatile("vzeroupper" ::: "memory");
-  // C++ gets an empty x87 stack with nothing pending.
-  if (low[area::kFtw] || load<u16>(low + area::kFcw) != 0x37f || (low[area::kFsw] & 0x80))
-    asm volatile("fninit" ::: "memory");
   if (load<u64>(low + area::kFip) != fip_) {
     // x87 instructions ran: these are addresses of ours. As the interpreter in deterministic runs,
     // translated code leaves no pointers.
     std::memset(low + area::kFop, 0, 2);
     std::memset(low + area::kFip, 0, 16);
   }
-  if (components & kHigh) {
+  if (vector_components_ & kHigh) {
     const u64 used = load<u64>(high_->area.data() + area::kHeader);
     for (const HighVectors::Part& p : high_->parts)
       if (used >> p.component & 1)
@@ -241,14 +226,14 @@ void Jit::save_live_vectors() {
   vectors_unknown_ = false;
 }
 
-void Jit::restore_vectors() {
+void Jit::want_vectors() {
   if (cpu_.vector_live) return;
+  vectors_wanted_ = true;
   ++counters.vector_loads;
   u8* low = cpu_.s.xsave.data();
-  u8* high = high_->area.data();
-  const u64 components = supported_vector_features().xcr0;
   if (vectors_unknown_) {
-    const u64 used = components_in_use(cpu_.s) & components;
+    u8* high = high_->area.data();
+    const u64 used = components_in_use(cpu_.s) & vector_components_;
     store<u64>(low + area::kHeader, used & kLow);
     store<u64>(low + area::kHeader + 8, 0);
     high_->in_ours = used & kHigh;
@@ -257,10 +242,6 @@ void Jit::restore_vectors() {
       if (used >> p.component & 1) std::memcpy(&high_->area[p.host], low + p.ours, p.size);
   }
   fip_ = load<u64>(low + area::kFip);
-  asm volatile("xrstor64 (%0)" ::"r"(low), "a"(static_cast<u32>(components & kLow)), "d"(0)
-               : "memory");
-  if (components & kHigh) asm volatile("xrstor64 (%0)" ::"r"(high), "a"(kHigh), "d"(0) : "memory");
-  cpu_.vector_live = true;
 }
 
 // ---- running
@@ -302,20 +283,17 @@ u8* Jit::resume(u32 variant) {
         return run_at(b->code);
       }
       flags_to_cpu();
-      save_vectors();
       if (!core_.deliver_fault()) core_.shutdown = true;
       flags_from_cpu();
       continue;
     }
     flags_to_cpu();
-    save_vectors();
     return nullptr;
   }
 }
 
 u8* Jit::run_one(u32 site) {
   Cpu& cpu = cpu_;
-  save_vectors();
   flags_to_cpu();
   const Site s = sites_[site];
   const u32 block = s.block;
@@ -362,7 +340,7 @@ u8* Jit::run_one(u32 site) {
         // An exact run attends where every engine does: after the instruction (physical.cpp).
         const bool go_on = !exact_ || !cpu.attention.load(std::memory_order_relaxed);
         if (!b.stale && !cpu.pending_exit && go_on) {
-          if (b.vectors) restore_vectors();
+          if (b.vectors) want_vectors();
           cpu.jit_base = base_of(*cpu.tlb.current);  // CLAC and STAC change the instance
           return run_at(s.after);
         }
@@ -381,7 +359,6 @@ u8* Jit::run_one(u32 site) {
 // ---- gates
 
 u8* Jit::slow(u32 n) {
-  save_vectors();
   const Site s = sites_[n];
   const u64 at = cpu_.scratch;
   if ((at & 0xfff) + s.size <= 4096 && canonical(at)) {
@@ -390,7 +367,7 @@ u8* Jit::slow(u32 n) {
       const TlbEntry& e = cpu_.tlb.current->entry[Instance::index(at)];
       if ((s.write ? e.write : e.read) == (at & ~u64{0xfff})) {
         ++counters.tlb_fills;
-        if (blocks_[s.block].vectors) restore_vectors();
+        if (blocks_[s.block].vectors) want_vectors();
         return run_at(s.retry);
       }
       if (s.group) return unmerged(n);
@@ -422,14 +399,12 @@ u8* Jit::interpret(u32 n) {
 }
 
 u8* Jit::stop(u32 n) {
-  save_vectors();
   account(sites_[n].count);
   cpu_.rip = cpu_.code_page + sites_[n].at;
   return resume();
 }
 
 u8* Jit::link(u32 n) {
-  save_vectors();
   ++counters.links;
   const Link l = links_[n];
   const u64 flushes = counters.flushes;
@@ -445,7 +420,6 @@ u8* Jit::link(u32 n) {
 }
 
 u8* Jit::dispatch(u64 target) {
-  save_vectors();
   ++counters.dispatches;
   if (!canonical(target)) [[unlikely]]
     return bad_target();
@@ -486,7 +460,6 @@ u8* Jit::bad_target() {
 }
 
 u8* Jit::stale(u32 n) {
-  save_vectors();
   const u32 code = blocks_[n].code;
   const u64 flushes = counters.flushes;
   cpu_.rip = cpu_.code_page + blocks_[n].page_offset;
@@ -500,12 +473,11 @@ u8* Jit::stale(u32 n) {
 }
 
 u8* Jit::load_vectors(u32 n) {
-  restore_vectors();
+  want_vectors();
   return run_at(blocks_[n].code + blocks_[n].entry);
 }
 
-u8* Jit::native_fault(u64) {
-  save_vectors();
+u8* Jit::native_fault(u32) {
   const u32 host = offset_of(reinterpret_cast<const u8*>(cpu_.scratch));
   auto f = std::lower_bound(faults_.begin(), faults_.end(), host,
                             [](const NativeFault& a, u32 b) { return a.host < b; });

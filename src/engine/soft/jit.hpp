@@ -125,7 +125,6 @@ class Jit {
 
  private:
   friend class Translator;
-  friend struct Gates;
   explicit Jit(Cpu::Core& core);
   bool map();
   void make_gates();
@@ -138,7 +137,11 @@ class Jit {
     counted_ = count;
   }
 
-  // ---- what gates call. They return where translated code goes on, null to leave.
+  // ---- what gates call. They return where translated code goes on, null to leave. Those that are
+  // static see the guest's vector registers in the host's and are compiled for that (refill.cpp);
+  // the others run after leave_vectors(), which keeps them.
+  template <u8* (Jit::*what)(u32)>
+  static u8* gate(Cpu* cpu, u64 n);
   static u8* gate_slow(Cpu* cpu, u64 site);
   static u8* gate_dispatch(Cpu* cpu, u64 target);
   static u8* gate_iret(Cpu* cpu, u64 site);
@@ -152,8 +155,7 @@ class Jit {
   u8* bad_target();
   u8* stale(u32 block);  ///< a block whose page was written
   u8* load_vectors(u32 block);
-  u8* native_fault(u64 host);
-  bool exact() const { return exact_; }
+  u8* native_fault(u32);
 
   /// From Cpu state: where to go on, null to leave.
   u8* resume(u32 variant = 0);
@@ -166,11 +168,14 @@ class Jit {
   bool crosses_well(JitBlock& block, u64 linear);
   std::optional<u64> second_page(u64 linear);
   u8* entry_for(u64 linear, JitBlock& block);
-  void save_vectors() {
-    if (cpu_.vector_live) save_live_vectors();
-  }
-  void save_live_vectors();
-  void restore_vectors();
+  static constexpr u32 kLow = 7, kHigh = 0xe0;  ///< vector components by where they are kept
+  /// Puts live vector registers away, for ordinary C++ to run.
+  void leave_vectors();
+  void vectors_saved();
+  /// Translated code that uses vector registers is where it goes on.
+  void want_vectors();
+  /// The last thing before translated code: loads them if they are wanted. Returns `to`.
+  u8* enter_vectors(u8* to);
   void flags_to_cpu();
   void flags_from_cpu();
 
@@ -190,8 +195,8 @@ class Jit {
 
   // Offsets of the gates.
   struct GateTable {
-    u32 enter, resume, slow, interpret, interpret_live, link, dispatch, stop, stop_live, stale,
-        load_vectors, native_fault, iret;
+    u32 enter, resume, slow, interpret, link, dispatch, stop, stop_live, stale, load_vectors,
+        native_fault, iret;
   } gate_{};
 
   static constexpr u32 kBuckets = 1 << 17, kNoBlock = ~u32{0};
@@ -210,6 +215,9 @@ class Jit {
   u64 start_ = 0;    ///< position when run() began
   struct HighVectors;
   std::unique_ptr<HighVectors> high_;
+  u8* const high_area_;
+  const u64 vector_components_;  ///< that there are
+  bool vectors_wanted_ = false;
   u32 fault_site_ = ~u32{0};
   /// Guest ticks (Core::ticks) are the host's plus tick_offset_, if plain_ticks_.
   void measure_ticks();

@@ -39,10 +39,9 @@ JitBlock* Jit::find(u64 linear, u32 variant) {
 }
 
 bool Jit::revalidate(JitBlock& b) {
-  const u32 version =
-      core_.blocks.watch_version(b.gpa, std::min<u32>(b.bytes, 4096u - b.page_offset));
-  const Cpu::Core::Page p = core_.page(b.gpa);
   const u32 here = std::min<u32>(b.bytes, 4096u - b.page_offset);
+  const u32 version = core_.blocks.watch_version(b.gpa, here);
+  const Cpu::Core::Page p = core_.page(b.gpa);
   if (!p.host || std::memcmp(p.host + b.page_offset, &bytes_[b.guest], here)) return false;
   b.version = version;
   ++counters.revalidated;
@@ -104,7 +103,6 @@ void Jit::flush() {
   fault_site_ = ~u32{0};
   links_.clear();
   faults_.clear();
-  fault_site_ = kNoBlock;
   bytes_.clear();
   decoded_.clear();
   entries_.clear();

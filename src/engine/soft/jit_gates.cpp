@@ -4,17 +4,6 @@
 
 namespace skerry::soft {
 
-/// What gates call.
-struct Gates {
-  static Jit& jit(Cpu* cpu) { return *cpu->core->jit; }
-  static u8* interpret(Cpu* cpu, u64 n) { return jit(cpu).interpret(static_cast<u32>(n)); }
-  static u8* link(Cpu* cpu, u64 n) { return jit(cpu).link(static_cast<u32>(n)); }
-  static u8* stop(Cpu* cpu, u64 n) { return jit(cpu).stop(static_cast<u32>(n)); }
-  static u8* stale(Cpu* cpu, u64 n) { return jit(cpu).stale(static_cast<u32>(n)); }
-  static u8* load_vectors(Cpu* cpu, u64 n) { return jit(cpu).load_vectors(static_cast<u32>(n)); }
-  static u8* native_fault(Cpu* cpu, u64 host) { return jit(cpu).native_fault(host); }
-};
-
 void Jit::make_gates() {
   Assembler a;
   constexpr u8 kSaved[] = {hbx, hbp, h12, h13, h14, h15};
@@ -50,7 +39,7 @@ void Jit::make_gates() {
   }
   a.byte(0xc3);
 
-  auto gate = [&](u8* (*function)(Cpu*, u64), u8 argument, bool flags) {
+  auto make = [&](u8* (*function)(Cpu*, u64), u8 argument, bool flags) {
     while (a.size() % 16) a.byte(0xcc);
     const u32 at = a.size();
     if (flags) a.save_flags(argument == kT0 ? kT1 : kT0);
@@ -66,16 +55,16 @@ void Jit::make_gates() {
     a.patch32(a.jmp32(), gate_.resume);
     return at;
   };
-  gate_.slow = gate(gate_slow, kT1, false);
-  gate_.interpret = gate(Gates::interpret, kT1, false);
-  gate_.link = gate(Gates::link, kT1, true);
-  gate_.dispatch = gate(gate_dispatch, kT0, true);
-  gate_.iret = gate(gate_iret, kT1, false);
-  gate_.stop = gate(Gates::stop, kT1, false);
-  gate_.stop_live = gate(Gates::stop, kT1, true);
-  gate_.stale = gate(Gates::stale, kT1, true);
-  gate_.load_vectors = gate(Gates::load_vectors, kT1, true);
-  gate_.native_fault = gate(Gates::native_fault, kT0, false);
+  gate_.slow = make(gate_slow, kT1, false);
+  gate_.interpret = make(Jit::gate<&Jit::interpret>, kT1, false);
+  gate_.link = make(Jit::gate<&Jit::link>, kT1, true);
+  gate_.dispatch = make(gate_dispatch, kT0, true);
+  gate_.iret = make(gate_iret, kT1, false);
+  gate_.stop = make(Jit::gate<&Jit::stop>, kT1, false);
+  gate_.stop_live = make(Jit::gate<&Jit::stop>, kT1, true);
+  gate_.stale = make(Jit::gate<&Jit::stale>, kT1, true);
+  gate_.load_vectors = make(Jit::gate<&Jit::load_vectors>, kT1, true);
+  gate_.native_fault = make(Jit::gate<&Jit::native_fault>, kT0, false);
   while (a.size() % 64) a.byte(0xcc);
   std::memcpy(write_, a.code.get(), a.size());
   used_ = first_block_at_ = a.size();

@@ -2,8 +2,53 @@
 // general registers only (extra.cmake), and so are the doors to everything else: the guest's vector
 // registers stay in the host's, and are saved only when other C++ is about to run.
 #include "engine/soft/jit.hpp"
+#include "engine/soft/thunk_code.hpp"
 
 namespace skerry::soft {
+
+void Jit::leave_vectors() {
+  if (!cpu_.vector_live) return;
+  cpu_.vector_live = false;
+  u8* low = cpu_.s.xsave.data();
+  asm volatile("xsave64 (%0)" ::"r"(low), "a"(static_cast<u32>(vector_components_ & kLow)), "d"(0)
+               : "memory");
+  if (vector_components_ & kHigh)
+    asm volatile("xsaveopt64 (%0)" ::"r"(high_area_), "a"(kHigh), "d"(0) : "memory");
+  const u32 host = kHostMxcsr;
+  asm volatile("ldmxcsr %0" ::"m"(host));
+  if (vector_components_ & 4) asm volatile("vzeroupper" ::: "memory");
+  // C++ gets an empty x87 stack with nothing pending.
+  u16 control;
+  __builtin_memcpy(&control, low + area::kFcw, 2);
+  if (low[area::kFtw] || control != 0x37f || (low[area::kFsw] & 0x80))
+    asm volatile("fninit" ::: "memory");
+  vectors_saved();
+}
+
+u8* Jit::enter_vectors(u8* to) {
+  if (!vectors_wanted_) return to;
+  vectors_wanted_ = false;
+  asm volatile("xrstor64 (%0)" ::"r"(cpu_.s.xsave.data()),
+               "a"(static_cast<u32>(vector_components_ & kLow)), "d"(0)
+               : "memory");
+  if (vector_components_ & kHigh)
+    asm volatile("xrstor64 (%0)" ::"r"(high_area_), "a"(kHigh), "d"(0) : "memory");
+  cpu_.vector_live = true;
+  return to;
+}
+
+template <u8* (Jit::*what)(u32)>
+u8* Jit::gate(Cpu* cpu, u64 n) {
+  Jit& jit = *cpu->core->jit;
+  jit.leave_vectors();
+  return jit.enter_vectors((jit.*what)(static_cast<u32>(n)));
+}
+template u8* Jit::gate<&Jit::interpret>(Cpu*, u64);
+template u8* Jit::gate<&Jit::link>(Cpu*, u64);
+template u8* Jit::gate<&Jit::stop>(Cpu*, u64);
+template u8* Jit::gate<&Jit::stale>(Cpu*, u64);
+template u8* Jit::gate<&Jit::load_vectors>(Cpu*, u64);
+template u8* Jit::gate<&Jit::native_fault>(Cpu*, u64);
 
 u8* Jit::refill(u32 n) {
   const Site& s = sites_[n];
@@ -48,15 +93,14 @@ u8* Jit::gate_dispatch(Cpu* cpu, u64 target) {
     cpu->code_page = target & ~u64{0xfff};
     return jit.run_at(known.code);
   }
-  if (cpu->vector_live) jit.save_live_vectors();
-  return jit.dispatch(target);
+  jit.leave_vectors();
+  return jit.enter_vectors(jit.dispatch(target));
 }
 
 u8* Jit::gate_slow(Cpu* cpu, u64 n) {
   Jit& jit = *cpu->core->jit;
   if (u8* to = jit.refill(static_cast<u32>(n))) return to;
-  if (cpu->vector_live) jit.save_live_vectors();
-  return jit.slow(static_cast<u32>(n));
+  return gate<&Jit::slow>(cpu, n);
 }
 
 }  // namespace skerry::soft

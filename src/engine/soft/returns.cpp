@@ -106,8 +106,8 @@ bool Jit::fast_iret(u32 n, u8*& to_code) {
     to_code = run_at(known.code);
     return true;
   }
-  if (cpu.vector_live) save_live_vectors();
-  to_code = resume();
+  leave_vectors();
+  to_code = enter_vectors(resume());
   return true;
 }
 
@@ -115,8 +115,7 @@ u8* Jit::gate_iret(Cpu* cpu, u64 n) {
   Jit& jit = *cpu->core->jit;
   u8* to;
   if (jit.fast_iret(static_cast<u32>(n), to)) return to;
-  if (cpu->vector_live) jit.save_live_vectors();
-  return jit.interpret(static_cast<u32>(n));
+  return gate<&Jit::interpret>(cpu, n);
 }
 
 }  // namespace skerry::soft

@@ -28,20 +28,24 @@ void Translator::mark_exit(Assembler& a, const Item& item) {
 }
 
 /// Where kT0 leads: the instance's jump table, by its low bits.
+void Translator::through_table(Assembler& a) {
+  if (fast_pext_) {
+    a.pext_mem(kT1, kT0, a.base(at::kJumpMask));
+  } else {
+    a.save_flags(kT1);
+    a.mov(kT1, kT0, false);
+    a.alu_imm(4, kT1, Instance::kJumps - 1, false);
+    a.store(a.base(at::kDelta), hax);
+    a.movzx16_mem(hax, a.base(at::kSavedFlags));
+    a.bytes({0x04, 0x7f, 0x9e});  // add al, 127; sahf
+    a.load(hax, a.base(at::kDelta));
+  }
+  a.jmp_mem({kBase, kT1, 3, at::kJump});
+}
+
 void Translator::indirect(bool may_be_bad) {
   if (may_be_bad || jit_.exact_) mark_exit(hot_, items_[current_]);
-  if (fast_pext_) {
-    hot_.pext_mem(kT1, kT0, hot_.base(at::kJumpMask));
-  } else {
-    hot_.save_flags(kT1);
-    hot_.mov(kT1, kT0, false);
-    hot_.alu_imm(4, kT1, Instance::kJumps - 1, false);
-    hot_.store(hot_.base(at::kDelta), hax);
-    hot_.movzx16_mem(hax, hot_.base(at::kSavedFlags));
-    hot_.bytes({0x04, 0x7f, 0x9e});  // add al, 127; sahf
-    hot_.load(hax, hot_.base(at::kDelta));
-  }
-  hot_.jmp_mem({kBase, kT1, 3, at::kJump});
+  through_table(hot_);
 }
 
 void Translator::go_to(i64 target) {
@@ -99,11 +103,7 @@ void Translator::load_target(const Item& item) {
     return;
   }
   if (insn.sem == Sem::jmp) need_flags(kT0);
-  const u8 guest = insn.op[0].reg;
-  if (kHome[guest] == kNoReg)
-    hot_.load(kT0, hot_.base(at::gpr(guest)));
-  else
-    hot_.mov(kT0, kHome[guest]);
+  read_guest(kT0, insn.op[0].reg);
 }
 
 void Translator::jcc(const Item& item) {

@@ -280,8 +280,8 @@ void Translator::copy(const Item& item) {
   flags_after_op(item);
 }
 
-void Translator::encode(const Insn& insn, const u8* original, const u8 regs[7], const HostMem* mem,
-                        bool drop_66) {
+void Translator::encode(const Insn& insn, const u8* original, const u8 regs[7],
+                        const HostMem* mem) {
   const u8 reg = regs[index_of(Place::reg)], rm = regs[index_of(Place::rm)],
            vvvv = regs[index_of(Place::vvvv)], low = regs[index_of(Place::opcode)];
   u8 opcode = insn.opcode;
@@ -300,7 +300,7 @@ void Translator::encode(const Insn& insn, const u8* original, const u8 regs[7], 
   switch (insn.encoding) {
     case Insn::Encoding::legacy: {
       if (insn.lock) hot_.byte(0xf0);
-      if (insn.prefix66 && !drop_66) hot_.byte(0x66);
+      if (insn.prefix66) hot_.byte(0x66);
       if (insn.rep) hot_.byte(0xf3);
       if (insn.repne) hot_.byte(0xf2);
       const u8 rex = static_cast<u8>((insn.rex & 8) | r << 2 | x << 1 | b << 0);
@@ -435,10 +435,7 @@ void Translator::lea(const Item& item) {
     return;
   }
   if (insn.opsize == 4) hot_.mov(kT0, kT0, false);
-  if (kHome[guest] == kNoReg)
-    hot_.store(hot_.base(at::gpr(guest)), kT0);
-  else
-    hot_.mov(kHome[guest], kT0);
+  write_guest(guest, kT0);
 }
 
 }  // namespace skerry::soft

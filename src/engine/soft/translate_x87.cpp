@@ -5,7 +5,7 @@
 // Pending and unmasked exceptions come as SIGFPE at the next waiting instruction; the interpreter
 // runs that one and raises #MF. What lays out the environment (FNSTENV, FNSAVE and their kin) stays
 // the interpreter's: pointers and formats are the guest's there. The pointers to the last
-// instruction and operand are the host's while the registers are live; Jit::save_live_vectors does
+// instruction and operand are the host's while the registers are live; Jit::vectors_saved does
 // not let them into guest state.
 #include "engine/soft/translator.hpp"
 

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "engine/soft/host_features.hpp"
+
 namespace skerry::soft {
 
 using isa::Class;
@@ -61,7 +63,6 @@ void Translator::begin(std::span<const u8> code, u32 offset, u32 mode, u32 block
   mode_ = mode;
   block_ = block;
   place_ = place;
-  first_site_ = static_cast<u32>(jit_.sites_.size());
   done_ = vectors_ = false;
   in_eflags_ = true;
   in_slot_ = false;
@@ -73,6 +74,7 @@ bool Translator::want_more() const {
 }
 
 bool Translator::copyable(const Insn& insn) const {
+  if (!isa::feature_allowed(insn, host_features())) return false;
   const bool sse = mode_ & kModeSse;
   if (on_x87(insn)) return x87_copyable(insn);
   switch (insn.cls) {
@@ -212,28 +214,9 @@ bool Translator::decode_next() {
     case Kind::interpret:
       item.reads = kAllFlags;  // they must be in the Cpu
       item.kills = 0;
-      switch (insn.sem) {
-        case Sem::jmp_far:
-        case Sem::call_far:
-        case Sem::ret_far:
-        case Sem::iret:
-        case Sem::int_:
-        case Sem::int3:
-        case Sem::int1:
-        case Sem::syscall:
-        case Sem::sysret:
-        case Sem::sysenter:
-        case Sem::sysexit:
-        case Sem::hlt:
-        case Sem::ud0:
-        case Sem::ud1:
-        case Sem::ud2:
-        case Sem::loop:
-        case Sem::loope:
-        case Sem::loopne:
-        case Sem::jcxz: item.ends = done_ = true; break;
-        default: break;
-      }
+      if (ends_block(insn) || insn.sem == Sem::loop || insn.sem == Sem::loope ||
+          insn.sem == Sem::loopne || insn.sem == Sem::jcxz)
+        item.ends = done_ = true;
       break;
     case Kind::jump:
     case Kind::call:
@@ -407,21 +390,16 @@ void Translator::emit_cold() {
         cold_.mov_imm32(kT1, c.number);
         to_gate(cold_, jit_.gate_.interpret);
         break;
-      case Cold::stop:
       case Cold::stop_live:
         cold_.mov_imm32(kT1, c.number);
-        to_gate(cold_, c.kind == Cold::stop ? jit_.gate_.stop : jit_.gate_.stop_live);
+        to_gate(cold_, jit_.gate_.stop_live);
         break;
       case Cold::far:
         current_ = c.number;  // what sites count from
         if (jit_.exact_) mark_exit(cold_, items_[current_]);
         cold_.load(kT0, cold_.base(at::kCodePage));
         cold_.lea(kT0, {kT0, kNoReg, 0, static_cast<i32>(c.target)});
-        if (fast_pext_)
-          cold_.pext_mem(kT1, kT0, cold_.base(at::kJumpMask));
-        else
-          cold_.movzx16(kT1, kT0);
-        cold_.jmp_mem({kBase, kT1, 3, at::kJump});
+        through_table(cold_);
         break;
     }
   }

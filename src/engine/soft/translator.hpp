@@ -153,8 +153,7 @@ class Translator {
   void check_bias(u32 size, bool write, u32 site);
   static isa::Memory stack(i32 disp);  ///< [RSP + disp]
   void copy(const Item& item);
-  void encode(const isa::Insn& insn, const u8* original, const u8 regs[7], const HostMem* mem,
-              bool drop_66 = false);
+  void encode(const isa::Insn& insn, const u8* original, const u8 regs[7], const HostMem* mem);
   void push(const Item& item);
   void pop(const Item& item);
   void leave(const Item& item);
@@ -187,11 +186,11 @@ class Translator {
   void load_target(const Item& item);
   /// Says who jumps, for whoever has to deal with a bad target (and for counting).
   void mark_exit(Assembler& a, const Item& item);
+  void through_table(Assembler& a);
   void indirect(bool may_be_bad);  ///< to kT0
   /// To an offset relative to the page's start, in or out of the page.
   void go_to(i64 target);
   void jump_out(u8 condition, bool conditional, i64 target);
-  void poll(const Item& item);
 
   // translate_x87.cpp
   static bool on_x87(const isa::Insn& insn);
@@ -225,7 +224,7 @@ class Translator {
 
   // ---- cold code, emitted behind the block
   struct Cold {
-    enum Kind : u8 { slow_read, slow_write, link, stop, stop_live, far, interpret } kind;
+    enum Kind : u8 { slow_read, slow_write, link, stop_live, far, interpret } kind;
     u32 from;    ///< offset of the rel32 in hot code
     u32 number;  ///< site, link or item
     i64 target = 0;
@@ -241,7 +240,6 @@ class Translator {
   Assembler hot_, cold_;
   std::span<const u8> code_;
   u32 offset_ = 0, at_ = 0, mode_ = 0, block_ = 0, place_ = 0;
-  u32 first_site_ = 0;
   bool done_ = false, vectors_ = false;
   bool in_eflags_ = true, in_slot_ = false;
   u32 n_ = 0, current_ = 0;
