@@ -6,6 +6,7 @@
 #include <sys/uio.h>
 
 #include "fuzz/input.hpp"
+#include "virtio/balloon.hpp"
 #include "virtio/blk.hpp"
 #include "virtio/console.hpp"
 #include "virtio/fake_driver.hpp"
@@ -36,6 +37,17 @@ std::unique_ptr<VirtioDevice> make(Rig&) {
   return std::make_unique<Rng>("device");
 }
 void host_input(VirtioDevice&, std::span<const u8>) {}
+#elif defined(SKERRY_FUZZ_balloon)
+constexpr unsigned kQueues = 4, kGoodQueue = 0;
+constexpr u8 kGoodRequest = 3;
+std::unique_ptr<VirtioDevice> make(Rig& rig) {
+  return std::make_unique<Balloon>("device", *rig.memory);
+}
+void host_input(VirtioDevice& device, std::span<const u8> bytes) {
+  auto& balloon = static_cast<Balloon&>(device);
+  balloon.ask_statistics();
+  balloon.set_target(static_cast<u32>(bytes.size()));
+}
 #else
 constexpr unsigned kQueues = 2, kGoodQueue = 1;
 constexpr u8 kGoodRequest = 'x';

@@ -17,6 +17,7 @@
 #include "irq/pit.hpp"
 #include "pci/bus.hpp"
 #include "storage/raw_disk.hpp"
+#include "virtio/balloon.hpp"
 #include "virtio/blk.hpp"
 #include "virtio/console.hpp"
 #include "virtio/rng.hpp"
@@ -50,6 +51,7 @@ struct Board::Parts {
   devices::AcpiPm* pm = nullptr;
   pci::Bus* bus = nullptr;
   pci::Lpc* lpc = nullptr;
+  virtio::Balloon* balloon = nullptr;
 
   Result<> set_up_engine(machine::Engine& engine);
   void add_interrupt_controllers();
@@ -231,8 +233,11 @@ Result<> Board::Parts::add_function(std::unique_ptr<virtio::VirtioDevice> device
   Machine& m = *machine;
   auto slot = bus->free_device();
   if (!slot) return fail("the machine has no free PCI slot for {}", device->name());
+  auto tell = [&m](const std::string& name, std::string_view what) {
+    if (m.on_device_event) m.on_device_event(name, what);
+  };
   auto transport =
-      TRY(virtio::TransportPci::create({m.memory(), m.loop(), m.lock()}, std::move(device)));
+      TRY(virtio::TransportPci::create({m.memory(), m.loop(), m.lock(), tell}, std::move(device)));
   auto& function = m.add(std::move(transport));
   bus->add(*slot, 0, function);
   m.add_quiesce([this, &function] {
@@ -266,7 +271,13 @@ Result<> Board::Parts::add_virtio() {
                      }});
     TRY_VOID(add_function(std::move(device)));
   }
-  return add_function(std::make_unique<virtio::Rng>("rng0"));
+  TRY_VOID(add_function(std::make_unique<virtio::Rng>("rng0")));
+  if (spec.balloon) {
+    auto device = std::make_unique<virtio::Balloon>("balloon0", m.memory());
+    balloon = device.get();
+    TRY_VOID(add_function(std::move(device)));
+  }
+  return {};
 }
 
 Result<> Board::Parts::add_cpus() {
@@ -343,6 +354,10 @@ Machine& Board::machine() {
 }
 const std::vector<Line>& Board::lines() const {
   return parts_->lines;
+}
+
+virtio::Balloon* Board::balloon() {
+  return parts_->balloon;
 }
 
 void Board::press_power_button() {

@@ -11,6 +11,10 @@
 #include "machine/machine.hpp"
 #include "schema/machine_spec.hpp"
 
+namespace skerry::virtio {
+class Balloon;
+}
+
 namespace skerry::board {
 
 /// A serial line or console as the VM process sees it.
@@ -39,6 +43,8 @@ class Board {
   const std::vector<Line>& lines() const;
   /// Any thread.
   void press_power_button();
+  /// Null if the machine has none. Its calls need the board lock.
+  virtio::Balloon* balloon();
 
   struct Parts;
 

@@ -42,6 +42,7 @@ int main(int argc, char** argv) {
     bool printed = std::fputs(print->text.c_str(), stdout) >= 0 && std::fflush(stdout) == 0;
     return printed ? 0 : schema::exit_host;
   }
+  if (auto* ctl = std::get_if<cli::CtlCommand>(&*command)) return cli::run_ctl(*ctl);
   if (auto* asked = std::get_if<cli::DoctorCommand>(&*command)) return doctor(*asked);
   return run(std::get<cli::RunCommand>(*command));
 }

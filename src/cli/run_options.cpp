@@ -78,6 +78,7 @@ std::string main_help() {
   return "Skerry runs virtual machines.\n\n"
          "Usage: skerry COMMAND [OPTIONS]\n\n" +
          wrapped("run", "boot a machine in the foreground") +
+         wrapped("ctl", "command a running machine: pause, reset, statistics, console...") +
          wrapped("doctor", "what this host can do for Skerry, and how to improve it") +
          wrapped("help [COMMAND]", "this text, or a command's options") +
          wrapped("--version", "the version") +
@@ -215,7 +216,18 @@ Result<Command> parse_doctor(const std::vector<std::string>& args) {
 }
 
 std::string help_for(std::string_view command) {
+  if (command == "ctl") return ctl_help();
   return command == "run" ? run_help() : command == "doctor" ? doctor_help() : main_help();
+}
+
+/// `skerry ctl [PATH] [VERB] --help`, too.
+Result<Command> parse_ctl_command(const std::vector<std::string>& args) {
+  for (const std::string& arg : args)
+    if (arg == "--help" || arg == "-h")
+      return PrintCommand{ctl_help(args.size() > 2 ? args[1] : "")};
+  auto parsed = parse_ctl(args);
+  if (!parsed) return std::unexpected(std::move(parsed.error()).in("ctl"));
+  return std::move(*parsed);
 }
 
 }  // namespace
@@ -230,12 +242,14 @@ Result<Command> parse_command(const std::vector<std::string>& args) {
   std::vector<std::string> rest(args.begin() + 1, args.end());
   if (word == "--version" || word == "version") return PrintCommand{version_text()};
   if (word == "--help" || word == "-h" || word == "help") {
+    if (rest.size() > 1 && rest[0] == "ctl") return PrintCommand{ctl_help(rest[1])};
     return PrintCommand{help_for(rest.empty() ? "" : rest[0])};
   }
   if (word == "run" || word == "doctor") {
     return word == "run" ? parse_run(rest) : parse_doctor(rest);
   }
-  constexpr std::string_view commands[] = {"run", "doctor", "help", "--version", "--help"};
+  if (word == "ctl") return parse_ctl_command(rest);
+  constexpr std::string_view commands[] = {"run", "ctl", "doctor", "help", "--version", "--help"};
   Error error = schema::unknown_word(word.starts_with('-') ? "option" : "command", word, commands);
   error.hint = "see: skerry help";
   if (word.starts_with("--") && error.what.find("did you mean") == std::string::npos) {

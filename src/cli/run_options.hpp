@@ -6,6 +6,7 @@
 #include <variant>
 #include <vector>
 
+#include "cli/ctl.hpp"
 #include "schema/machine_spec.hpp"
 
 namespace skerry::cli {
@@ -20,7 +21,7 @@ struct DoctorCommand {
 struct PrintCommand {
   std::string text;
 };
-using Command = std::variant<RunCommand, DoctorCommand, PrintCommand>;
+using Command = std::variant<RunCommand, DoctorCommand, CtlCommand, PrintCommand>;
 
 /// `args` without the program's name. Every Error is a user's mistake.
 Result<Command> parse_command(const std::vector<std::string>& args);

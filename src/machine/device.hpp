@@ -8,8 +8,10 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/clock.hpp"
+#include "machine/engine.hpp"  // Counter
 #include "machine/irq.hpp"
 #include "state/image.hpp"
 
@@ -33,6 +35,9 @@ class Device {
   virtual void save(state::Image& image) const = 0;
   /// Nothing changes unless all of it is good. Restores outputs (lines, timers) as well.
   virtual Result<> load(const state::Image& image) = 0;
+  /// What it has counted; empty for devices that count nothing. Shown by `skerry ctl PATH
+  /// statistics`.
+  virtual std::vector<Counter> counters() const { return {}; }
 };
 
 /// Calls back once at a point of Clock time, with the board lock held. Destroying it cancels.

@@ -141,6 +141,7 @@ void Machine::wake_locked() {
   clock_.start();
   loop_->reconsider_timers();
   for (auto& wake : wake_) wake();
+  if (on_change) on_change(false);
 }
 
 void Machine::resume() {
@@ -162,8 +163,11 @@ void Machine::pause() {
   if (paused_) return;
   paused_ = true;
   for (auto& quiesce : quiesce_) quiesce();
-  std::lock_guard board(lock_);  // no device has seen a later time
-  clock_.stop();
+  {
+    std::lock_guard board(lock_);  // no device has seen a later time
+    clock_.stop();
+  }
+  if (on_change) on_change(true);
 }
 
 Result<> Machine::reset() {
@@ -203,13 +207,27 @@ void Machine::request(Request what, u32 code) {
 
 std::optional<Machine::Outcome> Machine::wait_request(int timeout_ms) {
   std::unique_lock guard(request_mutex_);
-  auto some = [&] { return request_.has_value(); };
+  auto some = [&] { return request_.has_value() || interrupted_; };
   if (timeout_ms < 0) {
     request_changed_.wait(guard, some);
   } else if (!request_changed_.wait_for(guard, std::chrono::milliseconds(timeout_ms), some)) {
     return std::nullopt;
   }
+  interrupted_ = false;
   return std::exchange(request_, std::nullopt);
+}
+
+void Machine::interrupt_wait() {
+  {
+    std::lock_guard guard(request_mutex_);
+    interrupted_ = true;
+  }
+  request_changed_.notify_all();
+}
+
+bool Machine::request_pending() const {
+  std::lock_guard guard(request_mutex_);
+  return request_.has_value();
 }
 
 Result<state::Image> Machine::save(bool ram) {

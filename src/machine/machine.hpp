@@ -73,9 +73,19 @@ class Machine final : public Surroundings, public Control {
   Result<> load(const state::Image& image);
 
   /// The next request of the guest (or of request()); vCPUs are parked then. nullopt after
-  /// `timeout_ms`
-  /// (-1: wait for ever).
+  /// `timeout_ms` (-1: wait for ever), or when interrupt_wait() was called since the last return.
   std::optional<Outcome> wait_request(int timeout_ms = -1);
+  /// Any thread.
+  void interrupt_wait();
+  /// wait_request() has something to return.
+  bool request_pending() const;
+
+  /// Called after pause() and resume() had an effect, by their thread with the lifecycle locked:
+  /// calls nothing of these, does not block. Set before power_on().
+  std::function<void(bool paused)> on_change;
+  /// Something that a device tells, for whoever watches the machine. Any thread, also with the
+  /// board lock held. Set before power_on().
+  std::function<void(const std::string& device, std::string_view what)> on_device_event;
 
   // ---- Surroundings, Control
   const Clock& clock() const override { return clock_; }
@@ -105,9 +115,10 @@ class Machine final : public Surroundings, public Control {
   VcpuHost host_;
   std::vector<std::unique_ptr<VcpuThread>> cpus_;
 
-  std::mutex request_mutex_;
+  mutable std::mutex request_mutex_;
   std::condition_variable request_changed_;
   std::optional<Outcome> request_;
+  bool interrupted_ = false;  ///< wait_request() is to return
 };
 
 }  // namespace skerry::machine

@@ -88,6 +88,14 @@ Result<GdbAddress> parse_gdb(std::string_view text) {
   return address;
 }
 
+Result<std::string> parse_control(std::string_view text) {
+  auto [word, path] = cut(text);
+  if (word != "unix" || path.empty())
+    return fail_hint("write unix:PATH", "control: '{}' is no socket", text);
+  TRY_VOID(check_socket_path("control", path));
+  return std::string(path);
+}
+
 Result<CpuModel> parse_cpu(std::string_view text) {
   constexpr std::string_view bases[] = {"x86-64-v1", "x86-64-v2", "x86-64-v3", "x86-64-v4", "host"};
   CpuModel model;
@@ -143,6 +151,7 @@ Result<> validate(const MachineSpec& spec) {
   }
   TRY_VOID(parse_cpu(spec.cpu));
   if (!spec.gdb.empty()) TRY_VOID(parse_gdb(spec.gdb));
+  if (!spec.control.empty()) TRY_VOID(parse_control(spec.control));
 
   if (spec.modules.size() > max_modules) return fail("more than {} modules", max_modules);
   if (spec.disks.size() > max_disks) return fail("more than {} disks", max_disks);

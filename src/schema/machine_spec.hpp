@@ -85,8 +85,10 @@ struct MachineSpec {
   std::vector<DiskSpec> disks;
   std::vector<SerialSpec> serials{SerialSpec{}};
   std::vector<SerialSpec> consoles;
+  bool balloon = false;
   bool debug_exit = false;
-  std::string gdb;  ///< "" none; see parse_gdb
+  std::string gdb;      ///< "" none; see parse_gdb
+  std::string control;  ///< "" none; see parse_control
   bool no_reboot = false;
   bool stats = false;
   std::string trace;  ///< for set_trace()
@@ -120,6 +122,10 @@ struct MachineSpec {
              .doc = "where the virtio consoles hvc0, hvc1... lead; may be repeated",
              .option = "console"},
             s.consoles);
+    v.field({.name = "balloon",
+             .doc = "a memory balloon: the guest's free memory goes back to the host, and "
+                    "`skerry ctl PATH balloon` takes more"},
+            s.balloon);
     v.field({.name = "debug_exit",
              .doc = "a write of CODE to port 0xf4 ends the run with status (CODE << 1) | 1"},
             s.debug_exit);
@@ -127,6 +133,10 @@ struct MachineSpec {
              .doc = "wait for gdb there before the first instruction",
              .value = "unix:PATH|tcp:HOST:PORT"},
             s.gdb);
+    v.field({.name = "control",
+             .doc = "listen there for `skerry ctl` and other programs (docs/control.md)",
+             .value = "unix:PATH"},
+            s.control);
     v.field({.name = "no_reboot", .doc = "end with status 80 when the guest asks for a reset"},
             s.no_reboot);
     v.field({.name = "stats", .doc = "print what the engine has counted, on stderr at the end"},
@@ -146,6 +156,9 @@ struct GdbAddress {
   u32 port = 0;
 };
 Result<GdbAddress> parse_gdb(std::string_view text);
+
+/// The path of the control socket.
+Result<std::string> parse_control(std::string_view text);
 
 /// "x86-64-v2,+aes,-avx" taken apart. Which features exist is the board's knowledge.
 struct CpuModel {

@@ -23,6 +23,8 @@ MachineSpec full() {
   s.consoles = {{SerialKind::unix_, "sock"}};
   s.debug_exit = s.no_reboot = s.stats = true;
   s.gdb = "tcp:127.0.0.1:1234";
+  s.control = "unix:/tmp/c";
+  s.balloon = true;
   s.trace = "cpu,irq";
   return s;
 }
@@ -148,6 +150,9 @@ TEST(Validate, CrossField) {
   EXPECT_TRUE(refused([](auto& s) { s.append = std::string(5000, 'x'); }));
   EXPECT_TRUE(refused([](auto& s) { s.cpu = "pentium"; }));
   EXPECT_TRUE(refused([](auto& s) { s.gdb = "1234"; }));
+  EXPECT_TRUE(refused([](auto& s) { s.control = "/tmp/c"; }));
+  EXPECT_TRUE(refused([](auto& s) { s.control = "unix:"; }));
+  EXPECT_TRUE(refused([](auto& s) { s.control = "unix:" + std::string(108, 'x'); }));
   EXPECT_TRUE(refused([](auto& s) { s.disks = {{"a"}, {"a"}}; }));
   EXPECT_FALSE(refused([](auto& s) {
     s.disks = {{"a", DiskFormat::raw, true}, {"a", DiskFormat::raw, true}};

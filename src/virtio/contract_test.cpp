@@ -4,6 +4,7 @@
 
 #include <random>
 
+#include "virtio/balloon.hpp"
 #include "virtio/blk.hpp"
 #include "virtio/console.hpp"
 #include "virtio/fake_driver.hpp"
@@ -37,6 +38,11 @@ const Kind kKinds[] = {
        return std::make_unique<Console>("console0", [](std::span<const u8>) {});
      },
      1, 'x'},
+    {"balloon",
+     [](Rig& rig) -> std::unique_ptr<VirtioDevice> {
+       return std::make_unique<Balloon>("balloon0", *rig.memory);
+     },
+     0, 3},
 };
 
 struct Contract : testing::TestWithParam<Kind> {

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "base/event_loop.hpp"
+#include "machine/engine.hpp"  // Counter
 #include "state/image.hpp"
 #include "virtio/queue.hpp"
 
@@ -22,6 +23,8 @@ struct Environment {
   memory::GuestMemory& memory;
   EventLoop& loop;
   std::mutex& lock;  ///< the board lock
+  /// Tells whoever watches the machine of something. May be null.
+  std::function<void(const std::string& device, std::string_view what)> tell = {};
 };
 
 class VirtioDevice {
@@ -59,6 +62,8 @@ class VirtioDevice {
   /// All or nothing. May be called while active; the transport then deactivates and activates
   /// again.
   virtual Result<> load(const state::Image& image) = 0;
+  /// What the device has counted; the transport adds what it knows itself.
+  virtual std::vector<machine::Counter> counters() const { return {}; }
 
   /// Set by the transport: the configuration structure changed on the device's own account.
   std::function<void()> config_changed;

@@ -284,7 +284,7 @@ void TransportPci::kick_all() {
 
 void TransportPci::on_doorbell(unsigned queue) {
   std::lock_guard guard(environment_.lock);
-  drain_event(doorbells_[queue].get());
+  if (drain_event(doorbells_[queue].get())) ++notifications_;
   if (may_run() && queues_[queue]->ready() && device_->notify(queue)) kick(queue);
 }
 
@@ -309,6 +309,7 @@ void TransportPci::interrupt_config() {
 
 // 4.1.5.4: with MSI-X the ISR is not used, and a queue without a vector stays silent.
 void TransportPci::raise(u16 vector, u8 isr_bit) {
+  ++interrupts_;
   if (msix()->enabled()) {
     if (vector != kNoVector) msix()->trigger(vector);
     return;
@@ -323,6 +324,15 @@ void TransportPci::queue_broke() {
   if (state_.status & kNeedsReset) return;
   state_.status |= kNeedsReset;
   interrupt_config();
+  if (environment_.tell) environment_.tell(name(), "broken by its driver, waits for a reset");
+}
+
+std::vector<machine::Counter> TransportPci::counters() const {
+  std::vector<machine::Counter> all = device_->counters();
+  all.push_back({"notifications", notifications_});
+  all.push_back({"interrupts", interrupts_});
+  all.push_back({"guest errors", guest_errors_});
+  return all;
 }
 
 void TransportPci::save(state::Image& image) const {

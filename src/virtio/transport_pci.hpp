@@ -39,6 +39,9 @@ class TransportPci final : public pci::Function {
   /// quiesce() comes before.
   void save(state::Image& image) const override;
   Result<> load(const state::Image& image) override;
+  /// The device's own, then: notifications (those that came in one go count once), interrupts,
+  /// guest errors.
+  std::vector<machine::Counter> counters() const override;
 
   /// Board lock held. Finishes requests in flight and takes no new ones until resume(), also not
   /// after a reset or a load in between.
@@ -124,7 +127,7 @@ class TransportPci final : public pci::Function {
   std::optional<u64> doorbells_at_;
   unsigned window_at_ = 0;  ///< of the pci-cfg capability
   bool quiesced_ = false, had_master_ = false;
-  u64 guest_errors_ = 0;
+  u64 guest_errors_ = 0, notifications_ = 0, interrupts_ = 0;
 };
 
 }  // namespace skerry::virtio

@@ -10,6 +10,7 @@
 #include "board/board.hpp"
 #include "schema/exit_status.hpp"
 #include "vmm/channel.hpp"
+#include "vmm/control.hpp"
 #include "vmm/crash_report.hpp"
 #include "vmm/engine_choice.hpp"
 #include "vmm/gdb_server.hpp"
@@ -41,7 +42,13 @@ class Session {
   Result<> watch_signals();
   void escape(char key);
   void end_by_user(int status);
+  Result<> open_control();
+  board::LineSink sink(size_t line);
+  void on_main(std::function<void()> work);
+  void do_posted();
   std::optional<int> handle(const Machine::Outcome& outcome);
+  Result<> reset();
+  void tell_guest(Request what);
 
   const schema::MachineSpec& spec_;
   HostClock channel_clock_;
@@ -51,11 +58,16 @@ class Session {
   std::vector<std::unique_ptr<Channel>> channels_;
   std::unique_ptr<board::Board> board_;
   std::unique_ptr<GdbServer> gdb_;
+  std::vector<std::unique_ptr<Screen>> screens_;  ///< of each line, if there is a control socket
+  std::unique_ptr<Control> control_;
+  std::mutex posted_mutex_;
+  std::vector<std::function<void()>> posted_;  ///< for the main thread
   Fd signals_;
   std::atomic<int> user_status_{-1};
 };
 
 Session::~Session() {
+  if (board_) board_->machine().on_change = nullptr;
   gdb_.reset();
   if (board_) board_->machine().shut_down();
   for (auto& channel : channels_) channel->flush();
@@ -63,6 +75,7 @@ Session::~Session() {
     channel_loop_->stop();
     channel_thread_.join();
   }
+  control_.reset();
   channels_.clear();
   board_.reset();
 }
@@ -73,6 +86,52 @@ Result<> Session::open_channels() {
   for (const schema::SerialSpec& line : all)
     channels_.push_back(TRY(open_channel(line, *channel_loop_, [this](char key) { escape(key); })));
   return {};
+}
+
+Result<> Session::open_control() {
+  if (spec_.control.empty()) return {};
+  for (size_t i = 0; i < channels_.size(); ++i) screens_.push_back(std::make_unique<Screen>());
+  control_ = TRY(
+      Control::listen(TRY(schema::parse_control(spec_.control)),
+                      {.spec = spec_,
+                       .channel_loop = *channel_loop_,
+                       .screens = screens_,
+                       .on_main = [this](std::function<void()> work) { on_main(std::move(work)); },
+                       .stop = [this] { end_by_user(schema::exit_power_off); },
+                       .debugged = !spec_.gdb.empty()}));
+  return {};
+}
+
+board::LineSink Session::sink(size_t line) {
+  Channel* channel = channels_[line].get();
+  if (!control_)
+    return {[channel](std::span<const u8> bytes) { channel->write(bytes); },
+            [channel] { channel->room(); }};
+  return {[channel, screen = screens_[line].get()](std::span<const u8> bytes) {
+            screen->write(bytes);
+            channel->write(bytes);
+          },
+          [channel, control = control_.get()] {
+            channel->room();
+            control->room();
+          }};
+}
+
+void Session::on_main(std::function<void()> work) {
+  {
+    std::lock_guard guard(posted_mutex_);
+    posted_.push_back(std::move(work));
+  }
+  board_->machine().interrupt_wait();
+}
+
+void Session::do_posted() {
+  std::vector<std::function<void()>> work;
+  {
+    std::lock_guard guard(posted_mutex_);
+    work.swap(posted_);
+  }
+  for (auto& each : work) each();
 }
 
 Result<> Session::watch_signals() {
@@ -115,11 +174,9 @@ Result<> Session::build() {
   channel_loop_ = TRY(EventLoop::create(channel_clock_));
   TRY_VOID(watch_signals());  // before any thread exists
   TRY_VOID(open_channels());
-  board_ = TRY(board::Board::build(spec_, std::move(chosen.engine), [this](size_t i) {
-    Channel* channel = channels_[i].get();
-    return board::LineSink{[channel](std::span<const u8> bytes) { channel->write(bytes); },
-                           [channel] { channel->room(); }};
-  }));
+  TRY_VOID(open_control());
+  board_ = TRY(board::Board::build(spec_, std::move(chosen.engine),
+                                   [this](size_t line) { return sink(line); }));
   Machine& machine = board_->machine();
   if (!spec_.gdb.empty()) gdb_ = TRY(GdbServer::listen(TRY(schema::parse_gdb(spec_.gdb)), machine));
   TRY_VOID(machine.power_on());
@@ -127,12 +184,39 @@ Result<> Session::build() {
     log_info(fmt::format("engine {}: {}", machine.engine().name(), chosen.why));
   for (size_t i = 0; i < channels_.size(); ++i) channels_[i]->set_input(board_->lines()[i].receive);
   channel_thread_ = std::thread([this] { channel_loop_->run(); });
+  if (control_) control_->start(*board_);
   return {};
+}
+
+Result<> Session::reset() {
+  Machine& machine = board_->machine();
+  Result<> done;
+  if (control_) {
+    control_->while_paused([&] { done = machine.reset(); });
+  } else {
+    machine.pause();
+    done = machine.reset();
+    if (done) machine.resume();
+  }
+  return done;
+}
+
+void Session::tell_guest(Request what) {
+  if (!control_) return;
+  switch (what) {
+    case Request::power_off: control_->guest_does(schema::GuestDoing::power_off); break;
+    case Request::reset: control_->guest_does(schema::GuestDoing::reset); break;
+    case Request::debug_exit: control_->guest_does(schema::GuestDoing::debug_exit); break;
+    case Request::panic: control_->guest_does(schema::GuestDoing::panic); break;
+    case Request::crash: control_->guest_does(schema::GuestDoing::crash); break;
+    case Request::fatal: break;
+  }
 }
 
 std::optional<int> Session::handle(const Machine::Outcome& outcome) {
   Machine& machine = board_->machine();
   if (user_status_ >= 0) return user_status_.load();
+  tell_guest(outcome.what);
   switch (outcome.what) {
     case Request::power_off:
       if (gdb_ && gdb_->killed()) return schema::exit_signal + SIGKILL;
@@ -141,6 +225,7 @@ std::optional<int> Session::handle(const Machine::Outcome& outcome) {
     case Request::fatal: return schema::exit_internal;
     case Request::panic:
     case Request::crash:
+      if (control_) control_->set_reason("the guest crashed");
       machine.pause();
       restore_terminal();
       std::fputs(crash_report(machine, outcome.code).c_str(), stderr);
@@ -151,13 +236,10 @@ std::optional<int> Session::handle(const Machine::Outcome& outcome) {
       return schema::exit_crash;
     case Request::reset: {
       if (spec_.no_reboot) return schema::exit_reset;
-      machine.pause();
-      auto done = machine.reset();
-      if (!done) {
+      if (auto done = reset(); !done) {
         log_warn("reset: " + done.error().message());
         return schema::exit_host;
       }
-      machine.resume();
       return std::nullopt;
     }
   }
@@ -175,8 +257,13 @@ int Session::run() {
   }
   for (;;) {
     auto outcome = machine.wait_request();
-    if (!outcome) continue;
-    if (auto status = handle(*outcome)) {
+    std::optional<int> status;
+    if (outcome) status = handle(*outcome);
+    if (!status) do_posted();
+    // Work may have reset the machine and so have taken back what the user asked for.
+    if (user_status_ >= 0) status = user_status_.load();
+    if (status) {
+      if (control_) control_->ended(*status);
       machine.pause();
       if (gdb_) gdb_->guest_ended(*status);
       if (spec_.stats) {

@@ -36,6 +36,12 @@ Stats read_stats(machine::Machine& machine, Nanos since) {
   stats.engine = machine.engine().name();
   stats.guest_time = machine.clock().now() - since;
   for (unsigned i = 0; i < machine.cpus(); ++i) stats.vcpus.push_back(machine.cpu(i).counters());
+  {
+    std::lock_guard guard(machine.lock());
+    for (const auto& device : machine.devices())
+      if (auto counters = device->counters(); !counters.empty())
+        stats.devices.push_back({device->name(), std::move(counters)});
+  }
   if (auto status = read_file("/proc/self/status")) {
     stats.resident = status_line(*status, "VmRSS:");
     stats.peak_resident = status_line(*status, "VmHWM:");

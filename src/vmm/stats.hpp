@@ -15,6 +15,11 @@ struct Stats {
   std::vector<std::vector<machine::Counter>> vcpus;  ///< of each vCPU
   u64 resident = 0, peak_resident = 0;               ///< bytes, of the whole process
   u64 guest_memory = 0;                              ///< bytes of RAM that the guest has touched
+  struct Device {
+    std::string name;
+    std::vector<machine::Counter> counters;
+  };
+  std::vector<Device> devices;  ///< those that count something
 };
 /// `since`: the machine's clock when it began to run.
 Stats read_stats(machine::Machine& machine, Nanos since);

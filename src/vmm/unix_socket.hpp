@@ -1,4 +1,4 @@
-// A Unix stream socket that waits for one client at a time.
+// Unix stream sockets that wait for clients.
 #pragma once
 
 #include <string>
@@ -7,8 +7,10 @@
 
 namespace skerry::vmm {
 
-/// Non-blocking; takes the place of whatever was at `path`. `purpose` completes the error's "cannot
-/// listen": " for gdb", or empty.
-Result<Fd> listen_unix(const std::string& path, std::string_view purpose = {});
+/// Non-blocking; takes the place of a socket that nobody listens on any more. Another file at
+/// `path` and a living socket are errors. `purpose` completes the error's "cannot listen": " for
+/// gdb", or empty. `only_me`: with mode 0600.
+Result<Fd> listen_unix(const std::string& path, std::string_view purpose = {}, int backlog = 1,
+                       bool only_me = false);
 
 }  // namespace skerry::vmm

@@ -24,6 +24,7 @@ schema::MachineSpec everything(const fs::path& disk) {
   spec.disks.push_back({disk.string(), schema::DiskFormat::raw, false});
   spec.consoles.push_back({schema::SerialKind::none, ""});
   spec.debug_exit = true;
+  spec.balloon = true;
   return spec;
 }
 

@@ -1,0 +1,237 @@
+#!/usr/bin/env python3
+"""A Debian guest commanded through its control socket: control.py SKERRY. 77 if there is no guest image.
+
+Pauses and resumes under load, and what the guest computes meanwhile must come out right; then every verb."""
+import hashlib
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+GUESTS = pathlib.Path(os.environ.get("SKERRY_GUESTS") or pathlib.Path(
+    os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "skerry/guests")
+SCALE = float(os.environ.get("SKERRY_TEST_SCALE", "1"))
+KERNEL = GUESTS / "cloud-6.1"
+
+
+class Client:
+    """One connection: requests and the events that come between."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(120 * SCALE)
+        self.socket.connect(str(path))
+        self.stream = self.socket.makefile("rwb")
+        self.events, self.number = [], 0
+        self.hello = json.loads(self.stream.readline())["hello"]
+
+    def ask(self, action, **arguments):
+        self.number += 1
+        self.stream.write((json.dumps({"id": self.number, "action": action, "arguments": arguments}) + "\n").encode())
+        self.stream.flush()
+        while True:
+            line = json.loads(self.stream.readline())
+            if "event" in line:
+                self.events.append(line)
+            elif line["id"] == self.number:
+                return line
+
+    def result(self, action, **arguments):
+        answer = self.ask(action, **arguments)
+        assert "result" in answer, answer
+        return answer["result"]
+
+    def event(self, name, **data):
+        """Waits for an event with this data."""
+        seen = 0
+        while True:
+            for event in self.events[seen:]:
+                if event["event"] == name and all(event["data"][k] == v for k, v in data.items()):
+                    return event
+            seen = len(self.events)
+            line = self.stream.readline()
+            assert line, f"the connection ended before {name} {data}; there were {self.events}"
+            self.events.append(json.loads(line))
+
+
+class Console:
+    def __init__(self, path, replay=1024):
+        self.client = Client(path)
+        assert "result" in self.client.ask("console", replay=replay)
+        self.text = ""
+
+    def type(self, text):
+        self.client.socket.sendall(text.encode())
+
+    def expect(self, text, limit=120):
+        end = time.monotonic() + limit * SCALE
+        while text not in self.text:
+            self.client.socket.settimeout(max(0.1, end - time.monotonic()))
+            try:
+                data = self.client.stream.read1(65536)
+            except socket.timeout:
+                sys.exit(f"no '{text}' on the console:\n{self.text[-3000:]}")
+            assert data, f"the console ended before '{text}':\n{self.text[-3000:]}"
+            self.text += data.decode("utf-8", "replace").replace("\r", "")
+        self.text = self.text.split(text, 1)[1]
+
+
+def main():
+    skerry = sys.argv[1]
+    if not (KERNEL / "initrd").exists():
+        print("skipped: no guest image; make it with: tests/guests/make")
+        return 77
+    with tempfile.TemporaryDirectory(prefix="skerry-control-") as scratch:
+        path = pathlib.Path(scratch) / "vm.sock"
+        vm = subprocess.Popen(
+            [skerry, "run", "--engine", "soft", "--kernel", KERNEL / "vmlinuz", "--initrd", KERNEL / "initrd",
+             "--append", "console=ttyS0 quiet panic=-1", "--serial", "none", "--name", "web", "--balloon",
+             "--control", f"unix:{path}"], stdin=subprocess.DEVNULL)
+        try:
+            check(skerry, path, vm)
+        finally:
+            vm.kill()
+            vm.wait()
+    return 0
+
+
+def balloon(client, console):
+    """The guest fills its memory and frees it, lends 256 MiB, and takes them back."""
+    def until(condition, what):
+        end = time.monotonic() + 60 * SCALE
+        while not condition(now := client.result("balloon")):
+            assert time.monotonic() < end, (what, now)
+            time.sleep(0.2)
+        return now
+
+    busybox = (GUESTS / "busybox").read_bytes()
+
+    def fill(mib, label):
+        """The guest writes so much memory and tells what is in it."""
+        copies = (mib << 20) // len(busybox)
+        console.type(f"for i in $(seq {copies}); do cat /bin/busybox; done > /tmp/x; md5sum < /tmp/x; echo {label}; echo\n")
+        console.expect(f"\n{hashlib.md5(busybox * copies).hexdigest()}  -\n{label}\n")
+
+    guest = {c["name"]: c["value"] for c in until(lambda b: b["driver"] and b["guest"], "statistics")["guest"]}
+    assert 300 << 20 < guest["total bytes"] < 512 << 20 and guest["free bytes"] <= guest["total bytes"], guest
+    # Free page reporting: memory that was used and freed goes back by itself.
+    console.type("mount -t tmpfs -o size=330m t /tmp\n")
+    fill(300, "full")
+    full = client.result("balloon")["guest_memory"]
+    console.type("rm /tmp/x; echo free; echo\n")
+    console.expect("\nfree\n")
+    now = until(lambda b: b["guest_memory"] < full - (200 << 20), "free pages are reported")
+    print(f"ok: guest memory {full >> 20} MiB full, {now['guest_memory'] >> 20} MiB after it was freed")
+
+    before = client.result("balloon")
+    client.result("balloon", size="256M")
+    now = until(lambda b: b["lent"] == 256 << 20, "256 MiB lent")
+    free = {c["name"]: c["value"] for c in now["guest"]}["free bytes"]
+    assert free < guest["free bytes"] - (200 << 20), (free, guest)
+    fill(64, "lent")
+    assert client.result("balloon")["lent"] >= 200 << 20
+    client.result("balloon", size=0)
+    until(lambda b: b["lent"] == 0, "all given back")
+    fill(300, "back")
+    console.type("rm /tmp/x\n")
+    assert client.ask("balloon", size="2G")["error"]["code"] == "bad_arguments"
+    print(f"ok: 256 MiB lent and taken back; guest memory {before['guest_memory'] >> 20} MiB before, "
+          f"{now['guest_memory'] >> 20} MiB while lent")
+
+
+def check(skerry, path, vm):
+    def ctl(*words, status=0):
+        ran = subprocess.run([skerry, "ctl", path, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        assert ran.returncode == status, (words, ran)
+        return ran.stdout + ran.stderr
+
+    end = time.monotonic() + 30 * SCALE
+    while not path.exists():
+        assert time.monotonic() < end and vm.poll() is None, "no socket"
+        time.sleep(0.05)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+    watcher, client = Client(path), Client(path)
+    assert watcher.hello == {"protocol": 1, "version": watcher.hello["version"], "machine": "web"}
+    watcher.result("events", after=0)
+    watcher.event("state", state="running")
+    status = client.result("status")
+    assert (status["state"], status["name"], status["pid"]) == ("running", "web", vm.pid), status
+
+    console = Console(path, replay=65536)
+    console.expect("# ")
+    assert "shell" in client.result("screen")["text"]
+
+    # Pause and resume under load: the guest's own result, and that its clock stood still.
+    console.type("a=0; i=0; while [ $i -lt 60000 ]; do a=$(((a * 31 + i) % 1000003)); i=$((i + 1)); done; echo sum=$a\n")
+    pauses = 0
+    began = time.monotonic()
+    while "sum=" not in client.result("screen")["text"].rsplit("echo sum=", 1)[-1] and pauses < 400:
+        client.result("pause")
+        before = client.result("status")
+        assert before["state"] == "paused" and before["reason"] == "by request", before
+        if pauses == 1:
+            time.sleep(0.5)
+        after = client.result("status")
+        assert after["time"] == before["time"], (before, after)
+        client.result("resume")
+        client.result("statistics")
+        pauses += 1
+        time.sleep(0.01)
+        assert time.monotonic() - began < 200 * SCALE
+    a = 0
+    for i in range(60000):
+        a = (a * 31 + i) % 1000003
+    console.expect(f"\nsum={a}\n")
+    assert pauses > 3, pauses
+    print(f"ok: {pauses} pauses under load, sum={a}")
+
+    # The statistics moved, and are of this machine.
+    statistics = client.result("statistics")
+    rng = next(d for d in statistics["devices"] if d["name"] == "rng0")
+    assert any(c["name"] == "interrupts" for c in rng["counters"]), rng
+    assert any(c["value"] for c in statistics["cpus"][0]["counters"])
+    assert statistics["guest_memory"] > 20 << 20, statistics["guest_memory"]
+
+    balloon(client, console)
+
+    # Errors are typed.
+    client.result("pause")
+    watcher.event("state", state="paused", reason="by request")
+    for action, arguments, code in [("power_button", {}, "wrong_phase"), ("puase", {}, "unknown_action"),
+                                    ("screen", {"line": "serial7"}, "not_found"),
+                                    ("screen", {"bytes": 0}, "bad_arguments")]:
+        answer = client.ask(action, **arguments)
+        assert answer["error"]["code"] == code and answer["error"]["message"], answer
+    assert "resume it first" in ctl("power-button", status=1)
+
+    # People's way.
+    assert "state           paused" in ctl("status")
+    assert ctl("resume") == "running\n" and json.loads(ctl("status", "--json"))["state"] == "running"
+    assert "sum=" in ctl("screen")
+    assert "instructions" in ctl("statistics") and "rng0" in ctl("statistics")
+    schema = json.loads(ctl("schema", "--json"))
+    assert {"pause", "console"} <= {a["name"] for a in schema["actions"]} and "power_button" in ctl("schema")
+
+    # Reset: the guest begins again, and a paused machine stays paused.
+    client.result("pause")
+    client.result("reset")
+    assert client.result("status")["state"] == "paused"
+    client.result("resume")
+    console.expect("SKERRY-INIT: uptime")
+    console.expect("# ")
+    # A guest that powers itself off, and how that is told.
+    console.type("poweroff -f\n")
+    watcher.event("guest", what="power_off")
+    watcher.event("state", state="ended", status=0)
+    assert vm.wait(timeout=30 * SCALE) == 0
+    assert not path.exists()
+    print("ok: every verb")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
