@@ -73,6 +73,8 @@ struct Fixup {
   u32 at = 0;
 };
 
+inline constexpr u8 kNop5[5] = {0x0f, 0x1f, 0x44, 0x00, 0x00};
+
 /// Writes without checks: whoever emits sees to it that kRoom bytes are enough.
 class Assembler {
  public:

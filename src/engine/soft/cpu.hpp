@@ -293,7 +293,7 @@ struct alignas(64) Cpu {
   u64 code_page = 0;    ///< linear address of the page that translated code runs in
   u64 scratch = 0;      ///< the address of an access that missed; and so on
   u32 saved_flags = 2;  ///< as LAHF and SETO leave them in AX
-  u32 jump_mask = Instance::kJumps - 1;
+  u32 jump_mask = (Instance::kJumps - 1) << Instance::kJumpShift;
   std::array<u64, 5> delta{};  ///< host - guest addresses found earlier in the same block
 };
 

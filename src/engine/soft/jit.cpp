@@ -92,6 +92,7 @@ std::unique_ptr<Jit> Jit::create(Cpu::Core& core) {
   jit->cpu_.tlb.each([&](Instance& i) {
     i.jump_default = jit->cpu_.tlb.jump_default;
     i.jumps_used = true;
+    i.jumps_filled_count = Instance::kMostJumpsFilled + 1;
     i.clear_jumps();
   });
   register_translated_code(reinterpret_cast<u64>(jit->run_), kCacheSize,
@@ -415,7 +416,7 @@ u8* Jit::link(u32 n) {
   // Only if that is what was found: not a fault's handler, and not after everything was thrown
   // away.
   if (to && counters.flushes == flushes && cpu_.rip == cpu_.code_page + l.target)
-    patch_jump(l.jump, offset_of(to));
+    patch_jump(l.jump, direct_entry(blocks_[l.block], blocks_[found_]));
   return to;
 }
 
@@ -434,10 +435,9 @@ u8* Jit::dispatch(u64 target) {
   }
   JitBlock* b = &blocks_[found_];
   u8* entry = entry_for(target, *b);
-  i.jump[target & (Instance::kJumps - 1)] = reinterpret_cast<u64>(entry);
+  i.set_jump(target, reinterpret_cast<u64>(entry));
   i.second_jump[Instance::second_jump_index(target)] = {target, offset_of(entry), b->code,
                                                         i.jump_generation};
-  i.jumps_used = true;
   const FetchTlb::Entry& page = i.fetch.entry[FetchTlb::index(target)];
   i.jumps_nonglobal |= page.page != (target & ~u64{0xfff}) || !page.global;
   i.jump_pages.add(target >> 12);
@@ -460,15 +460,17 @@ u8* Jit::bad_target() {
 }
 
 u8* Jit::stale(u32 n) {
-  const u32 code = blocks_[n].code;
   const u64 flushes = counters.flushes;
   cpu_.rip = cpu_.code_page + blocks_[n].page_offset;
   const u64 rip = cpu_.rip;
   u8* to = resume(blocks_[n].mode & kModeUnmerged);
   // Whoever is still linked to the old code goes to the new one from now on.
-  if (to && counters.flushes == flushes && cpu_.rip == rip && blocks_[n].stale &&
-      offset_of(to) != code)
-    patch_jump(code + 1, offset_of(to));
+  if (!to || counters.flushes != flushes || cpu_.rip != rip) return to;
+  const JitBlock &old = blocks_[n], &now = blocks_[found_];
+  if (!old.stale || &old == &now) return to;
+  patch_jump(old.code + 1, now.code);
+  if (old.vectors) patch_jump(old.code + old.entry + 1, direct_entry(old, now));
+  if (!old.wants_flags) patch_jump(old.table + 1, now.table);
   return to;
 }
 

@@ -63,11 +63,15 @@ struct JitBlock {
   u32 code_bytes = 0, hot_bytes = 0;
   u32 guest = 0;  ///< offset of the guest's bytes in Jit::bytes_
   u16 bytes = 0, count = 0;
-  u16 page_offset = 0;   ///< of the first byte
-  u16 entry = 0;         ///< where the code starts when vector registers are live
-  bool vectors = false;  ///< uses vector registers
-  bool stale = false;    ///< its first bytes are a jump to a gate
-  u8 head[5] = {};       ///< what they were
+  u16 page_offset = 0;       ///< of the first byte
+  u16 entry = 0;             ///< where the code starts when vector registers are live
+  bool vectors = false;      ///< uses vector registers
+  bool wants_flags = false;  ///< `table` loads EFLAGS; else it is a NOP of five bytes
+  /// The first bytes at each of its entries (`code`, `code + entry`, `table`) are a jump to a gate.
+  bool stale = false;
+  u8 head[5] = {}, vector_head[5] = {};  ///< what they were
+  u32 table = 0;             ///< where jump tables lead to: the flags are in Cpu::saved_flags
+  u32 stale_table_stub = 0;  ///< offset in the cache
   u64 entry_for = 0;     ///< the linear address that it was last entered at through a jump table
   u32 jump_entry = 0;    ///< and the entry for that, or 0
   u32 stale_stub = 0;    ///< offset in the cache
@@ -164,6 +168,11 @@ class Jit {
   JitBlock* find(u64 linear, u32 variant = 0);
   JitBlock* translate(u64 gpa, u64 linear, u32 mode);
   bool revalidate(JitBlock& block);
+  void make_stale(JitBlock& block);
+  /// Where a jump from `from` to `to` may go directly, flags in EFLAGS.
+  u32 direct_entry(const JitBlock& from, const JitBlock& to) const {
+    return to.code + (from.vectors && to.vectors && to.gpa2 == ~u64{0} ? to.entry : 0);
+  }
   /// Whether the second page of a crossing block is still what it was; if so its code runs.
   bool crosses_well(JitBlock& block, u64 linear);
   std::optional<u64> second_page(u64 linear);
@@ -195,8 +204,8 @@ class Jit {
 
   // Offsets of the gates.
   struct GateTable {
-    u32 enter, resume, slow, interpret, link, dispatch, stop, stop_live, stale, load_vectors,
-        native_fault, iret;
+    u32 enter, resume, slow, interpret, link, dispatch, stop, stop_live, stale, stale_live,
+        load_vectors, native_fault, iret;
   } gate_{};
 
   static constexpr u32 kBuckets = 1 << 17, kNoBlock = ~u32{0};

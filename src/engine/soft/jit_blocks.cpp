@@ -47,6 +47,8 @@ bool Jit::revalidate(JitBlock& b) {
   ++counters.revalidated;
   if (b.stale) {
     std::memcpy(write_at(b.code), b.head, sizeof b.head);
+    if (b.vectors) std::memcpy(write_at(b.code + b.entry), b.vector_head, sizeof b.vector_head);
+    if (!b.wants_flags) std::memcpy(write_at(b.table), kNop5, sizeof kNop5);
     b.stale = false;
   }
   return true;
@@ -83,13 +85,22 @@ void Jit::page_written(u64 page) {
   if (found == pages_.end()) return;
   for (u32 n = found->second; n != kNoBlock; n = blocks_[n].peer) {
     JitBlock& b = blocks_[n];
-    if (b.stale) continue;
-    b.stale = true;
-    ++counters.stale_blocks;
-    std::memcpy(b.head, run_at(b.code), sizeof b.head);
-    *write_at(b.code) = 0xe9;
-    patch_jump(b.code + 1, b.stale_stub);
+    if (!b.stale) make_stale(b);
   }
+}
+
+void Jit::make_stale(JitBlock& b) {
+  b.stale = true;
+  ++counters.stale_blocks;
+  auto lead = [&](u32 from, u32 to) {
+    *write_at(from) = 0xe9;
+    patch_jump(from + 1, to);
+  };
+  std::memcpy(b.head, run_at(b.code), sizeof b.head);
+  if (b.vectors) std::memcpy(b.vector_head, run_at(b.code + b.entry), sizeof b.vector_head);
+  lead(b.code, b.stale_stub);
+  if (b.vectors) lead(b.code + b.entry, b.stale_stub);
+  if (!b.wants_flags) lead(b.table, b.stale_table_stub);
 }
 
 void Jit::flush() {

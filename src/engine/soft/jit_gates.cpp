@@ -58,11 +58,12 @@ void Jit::make_gates() {
   gate_.slow = make(gate_slow, kT1, false);
   gate_.interpret = make(Jit::gate<&Jit::interpret>, kT1, false);
   gate_.link = make(Jit::gate<&Jit::link>, kT1, true);
-  gate_.dispatch = make(gate_dispatch, kT0, true);
+  gate_.dispatch = make(gate_dispatch, kT0, false);
   gate_.iret = make(gate_iret, kT1, false);
   gate_.stop = make(Jit::gate<&Jit::stop>, kT1, false);
   gate_.stop_live = make(Jit::gate<&Jit::stop>, kT1, true);
-  gate_.stale = make(Jit::gate<&Jit::stale>, kT1, true);
+  gate_.stale = make(Jit::gate<&Jit::stale>, kT1, false);
+  gate_.stale_live = make(Jit::gate<&Jit::stale>, kT1, true);
   gate_.load_vectors = make(Jit::gate<&Jit::load_vectors>, kT1, true);
   gate_.native_fault = make(Jit::gate<&Jit::native_fault>, kT0, false);
   while (a.size() % 64) a.byte(0xcc);
@@ -89,7 +90,7 @@ u8* Jit::entry_for(u64 linear, JitBlock& block) {
   a.bytes({0xe3, static_cast<u8>(elsewhere - (a.size() + 2))});  // jrcxz
   a.lea(kT0, {kT0, kNoReg, 0, -static_cast<i32>(linear & 0xfff)});
   a.store(a.base(at::kCodePage), kT0);
-  a.patch32(a.jmp32(), block.code - place);
+  a.patch32(a.jmp32(), block.table - place);
   std::memcpy(write_at(place), a.code.get(), a.size());
   used_ += align_up(a.size(), 16u);
   known = block.jump_entry = place;

@@ -87,8 +87,7 @@ u8* Jit::gate_dispatch(Cpu* cpu, u64 target) {
   const Instance::SecondJump& known = i.second_jump[Instance::second_jump_index(target)];
   if (known.linear == target && known.generation == i.jump_generation && !jit.exact_ &&
       cpu->attention.go_.load(std::memory_order_relaxed)) {
-    i.jump[target & (Instance::kJumps - 1)] = reinterpret_cast<u64>(jit.run_at(known.entry));
-    i.jumps_used = true;
+    i.set_jump(target, reinterpret_cast<u64>(jit.run_at(known.entry)));
     ++jit.counters.jump_refills;
     cpu->code_page = target & ~u64{0xfff};
     return jit.run_at(known.code);

@@ -16,7 +16,11 @@ void Instance::clear() {
 
 void Instance::clear_jumps() {
   if (!jumps_used) return;
-  jump.fill(jump_default);
+  if (jumps_filled_count > kMostJumpsFilled)
+    jump.fill(jump_default);
+  else
+    for (u32 k = 0; k < jumps_filled_count; ++k) jump[jumps_filled[k]] = jump_default;
+  jumps_filled_count = 0;
   ++jump_generation;
   jump_pages = {};
   jumps_used = jumps_nonglobal = false;
@@ -68,6 +72,7 @@ void Tlbs::prepare(u32 n) {
   i.jump_generation = 1;
   i.jump_default = jump_default;
   i.jumps_used = jump_default != 0;
+  i.jumps_filled_count = Instance::kMostJumpsFilled + 1;
   i.generation = i.global_generation = 1;
   new (&i.fetch) FetchTlb;
   i.clear();

@@ -62,11 +62,14 @@ struct RegionFilter {
 /// Translations of one address space under one privilege.
 struct Instance {
   static constexpr u32 kEntries = 1024;
-  static constexpr u32 kJumps = 8192;  ///< 65536 without a fast PEXT would be needed
+  static constexpr u32 kJumps = 32768;
 
   std::array<TlbEntry, kEntries> entry;
-  /// Where translated code goes on for a linear address (code_cache.hpp), by its low bits.
+  /// Where translated code goes on for a linear address (Jit::entry_for), by its low bits. Their
+  /// last says little: functions and many labels are aligned.
   std::array<u64, kJumps> jump;
+  static constexpr unsigned kJumpShift = 1;
+  static u32 jump_index(u64 linear) { return (linear >> kJumpShift) & (kJumps - 1); }
 
   /// A larger table behind `entry`, and one of large pages: what refill.cpp looks at before anybody
   /// walks page tables. An element counts if its generation is the current one.
@@ -103,6 +106,19 @@ struct Instance {
   std::array<u16, kEntries> filled;
   u32 used = 0;
   RegionFilter<15> jump_pages;  ///< pages that `jump` leads to
+  /// As `filled` for `jump`; more than there is room for: all.
+  static constexpr u32 kMostJumpsFilled = 4096;
+  std::array<u16, kMostJumpsFilled> jumps_filled;
+  u32 jumps_filled_count = kMostJumpsFilled + 1;
+  [[gnu::always_inline]] void set_jump(u64 linear, u64 to) {
+    const u32 at = jump_index(linear);
+    jump[at] = to;
+    jumps_used = true;
+    if (jumps_filled_count < kMostJumpsFilled)
+      jumps_filled[jumps_filled_count++] = static_cast<u16>(at);
+    else
+      jumps_filled_count = kMostJumpsFilled + 1;
+  }
   /// A larger table behind `jump`.
   struct SecondJump {
     u64 linear;

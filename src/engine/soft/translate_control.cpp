@@ -27,29 +27,27 @@ void Translator::mark_exit(Assembler& a, const Item& item) {
   a.dword(new_site(item, 0, false));
 }
 
-/// Where kT0 leads: the instance's jump table, by its low bits.
+/// Where kT0 leads: the instance's jump table, by its low bits. The flags are in the slot.
 void Translator::through_table(Assembler& a) {
   if (fast_pext_) {
     a.pext_mem(kT1, kT0, a.base(at::kJumpMask));
   } else {
-    a.save_flags(kT1);
     a.mov(kT1, kT0, false);
+    a.shift_imm(5, kT1, Instance::kJumpShift, false);
     a.alu_imm(4, kT1, Instance::kJumps - 1, false);
-    a.store(a.base(at::kDelta), hax);
-    a.movzx16_mem(hax, a.base(at::kSavedFlags));
-    a.bytes({0x04, 0x7f, 0x9e});  // add al, 127; sahf
-    a.load(hax, a.base(at::kDelta));
   }
   a.jmp_mem({kBase, kT1, 3, at::kJump});
 }
 
 void Translator::indirect(bool may_be_bad) {
+  if (in_eflags_ && !in_slot_) hot_.save_flags(kT1);
   if (may_be_bad || jit_.exact_) mark_exit(hot_, items_[current_]);
   through_table(hot_);
 }
 
 void Translator::go_to(i64 target) {
   if (target >= 0 && target < 4096) {
+    need_flags(kT0);
     jump_out(0, false, target);
     return;
   }
@@ -66,16 +64,16 @@ void Translator::jump_out(u8 condition, bool conditional, i64 target) {
         {block_, place_ + jump, static_cast<u16>(target), static_cast<u8>(current_ + 1)});
     colds_.push_back({Cold::link, jump, number});
   } else {
-    colds_.push_back({Cold::far, jump, current_, target});
+    colds_.push_back({Cold::far, jump, current_, target, in_slot_});
   }
 }
 
 void Translator::jump(const Item& item) {
   const Insn& insn = item.insn;
   if (insn.op[0].kind == OperandKind::relative) {
-    need_flags(kT0);
     const i64 target = item.at + insn.length + static_cast<i64>(insn.imm);
     if (target > item.at) return go_to(target);
+    need_flags(kT0);
     hot_.load(kT1, hot_.base(at::kGo), false);
     const u32 out = hot_.jrcxz();
     const u32 site = new_site(item, 0, false);
@@ -95,14 +93,8 @@ void Translator::load_target(const Item& item) {
     new_site(item, 8, false);
     linear_address(insn, insn.mem, item.at);
     hot_.load(kT0, check(item, 8, false, false).mem);
-    if (insn.sem == Sem::jmp && !in_eflags_) {
-      hot_.store(hot_.base(kTarget), kT0);
-      need_flags(kT0);
-      hot_.load(kT0, hot_.base(kTarget));
-    }
     return;
   }
-  if (insn.sem == Sem::jmp) need_flags(kT0);
   read_guest(kT0, insn.op[0].reg);
 }
 
@@ -136,7 +128,6 @@ void Translator::call(const Item& item) {
   hot_.lea(kT1, {kT1, kNoReg, 0, item.at + insn.length});
   hot_.store(to, kT1);
   hot_.lea(sp, {sp, kNoReg, 0, -8});
-  need_flags(kT0);
   if (relative) return go_to(item.at + insn.length + static_cast<i64>(insn.imm));
   hot_.load(kT0, hot_.base(kTarget));
   indirect(true);
@@ -150,7 +141,6 @@ void Translator::ret(const Item& item) {
   u32 site;
   hot_.load(kT0, reach(item, stack(0), 8, false, false, site));
   hot_.lea(sp, {sp, kNoReg, 0, 8 + release});
-  if (!in_eflags_ && in_slot_) need_flags(kT1);
   indirect(true);
 }
 

@@ -412,7 +412,6 @@ void Translator::syscall(const Item& item) {
   hot_.alu_imm(4, kT0, 0xfffc, false);
   load_flat_segments(0, 8);
   switch_instance(views);
-  need_flags(kT0);
   hot_.load(kT0, hot_.base(at::kLstar));
   indirect(false);
 }
@@ -455,7 +454,6 @@ void Translator::sysret(const Item& item) {
   hot_.alu_imm(1, kT0, 3, false);
   load_flat_segments(3, -8);
   switch_instance(views);
-  need_flags(kT0);
   hot_.mov(kT0, rcx);
   indirect(false);
 }

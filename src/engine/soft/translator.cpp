@@ -66,7 +66,7 @@ void Translator::begin(std::span<const u8> code, u32 offset, u32 mode, u32 block
   done_ = vectors_ = false;
   in_eflags_ = true;
   in_slot_ = false;
-  n_ = current_ = 0;
+  n_ = current_ = code_at_ = 0;
 }
 
 bool Translator::want_more() const {
@@ -238,7 +238,7 @@ bool Translator::decode_next() {
 }
 
 // Backwards: an exit wants all flags.
-void Translator::liveness() {
+u32 Translator::liveness() {
   u32 live = kAllFlags;
   for (u32 i = n_; i-- > 0;) {
     Item& item = items_[i];
@@ -246,6 +246,16 @@ void Translator::liveness() {
     item.live_after = live;
     live = (live & ~item.kills) | item.reads;
   }
+  return live;
+}
+
+void Translator::prologue(bool wants_flags) {
+  wants_flags_ = wants_flags;
+  if (wants_flags)
+    hot_.restore_flags(kT1);
+  else
+    hot_.bytes({kNop5[0], kNop5[1], kNop5[2], kNop5[3], kNop5[4]});  // a stale block's jump
+  code_at_ = hot_.size();
 }
 
 // ---- flags
@@ -303,7 +313,8 @@ void Translator::emit_item(Item& item) {
 bool Translator::finish(JitBlock& b) {
   if (n_ == 0) return false;
   merge();
-  liveness();
+  const u32 live = liveness();
+  if (!code_at_) prologue(live != 0);
   if (vectors_) {
     hot_.movzx8_mem(kT1, hot_.base(at::kVectorLive));
     const u32 none = hot_.jrcxz();
@@ -313,12 +324,11 @@ bool Translator::finish(JitBlock& b) {
     to_gate(hot_, jit_.gate_.load_vectors);
     hot_.patch8(over);
   }
-  b.entry = static_cast<u16>(hot_.size());
+  b.entry = static_cast<u16>(hot_.size() - code_at_);
   for (current_ = 0; current_ < n_; ++current_) emit_item(items_[current_]);
   current_ = n_;
   if (!items_[n_ - 1].ends) {
     --current_;
-    need_flags(kT0);
     go_to(at_);
   }
   end_block(b);
@@ -327,14 +337,21 @@ bool Translator::finish(JitBlock& b) {
 
 void Translator::end_block(JitBlock& b) {
   emit_cold();
-  b.stale_stub = place_ + hot_.size() + cold_.size();
-  cold_.mov_imm32(kT1, block_);
-  to_gate(cold_, jit_.gate_.stale);
+  auto stale_stub = [&](u32 gate) {
+    const u32 at = place_ + hot_.size() + cold_.size();
+    cold_.mov_imm32(kT1, block_);
+    to_gate(cold_, gate);
+    return at;
+  };
+  b.stale_stub = stale_stub(jit_.gate_.stale_live);
+  if (!wants_flags_) b.stale_table_stub = stale_stub(jit_.gate_.stale);
   resolve();
   b.count = static_cast<u16>(n_);
   b.bytes = static_cast<u16>(at_ - offset_);
   b.vectors = vectors_;
-  b.code = place_;
+  b.table = place_;
+  b.code = place_ + code_at_;
+  b.wants_flags = wants_flags_;
   b.hot_bytes = hot_.size();
   b.code_bytes = hot_.size() + cold_.size();
 }
@@ -344,6 +361,7 @@ void Translator::translate_crossing(std::span<const u8> code, u32 offset, u32 mo
   begin(code, offset, mode, block, place);
   decode_next();
   done_ = true;
+  prologue(true);
   hot_.load(kT1, hot_.base(at::kFetchEpoch), false);
   hot_.lea(kT1, {kT1, kNoReg, 0, INT32_MIN}, false);
   const u32 negated = -epoch;
@@ -351,7 +369,7 @@ void Translator::translate_crossing(std::span<const u8> code, u32 offset, u32 mo
   std::memcpy(&hot_.code[hot_.size() - 4], &negated, 4);
   const u32 well = hot_.jrcxz();
   hot_.mov_imm32(kT1, block_);
-  to_gate(hot_, jit_.gate_.stale);
+  to_gate(hot_, jit_.gate_.stale_live);
   hot_.patch8(well);
   finish(b);
 }
@@ -396,6 +414,7 @@ void Translator::emit_cold() {
         break;
       case Cold::far:
         current_ = c.number;  // what sites count from
+        if (!c.in_slot) cold_.save_flags(kT1);
         if (jit_.exact_) mark_exit(cold_, items_[current_]);
         cold_.load(kT0, cold_.base(at::kCodePage));
         cold_.lea(kT0, {kT0, kNoReg, 0, static_cast<i32>(c.target)});

@@ -5,10 +5,12 @@
 // remains calls the interpreter's handler. A block goes on past conditional jumps that are not
 // taken and ends at other control transfers, at the end of its page or after kMaxInsns.
 //
-// Flags: at the start and at every exit of a block the guest's arithmetic flags are in EFLAGS. In
-// between a TLB check may destroy them; if somebody still wants them they are saved before
-// (Cpu::saved_flags) and restored when they are wanted. Flags that will be overwritten before
-// anybody reads them are not kept, also not for a fault in between.
+// Flags: jumps within a page leave the guest's arithmetic flags in EFLAGS. Jumps through a jump
+// table (calls, returns: few look at them afterwards) leave them in Cpu::saved_flags, and a block
+// that is reached so takes them from there if it wants them (JitBlock::table). In between a TLB
+// check may destroy EFLAGS; if somebody still wants them they are saved before and restored when
+// they are wanted. Flags that will be overwritten before anybody reads them are not kept, also not
+// for a fault in between.
 //
 // Pure: reads guest bytes given to it, writes to buffers of its own; Jit puts the result in place.
 #pragma once
@@ -110,7 +112,8 @@ class Translator {
   bool finish(JitBlock& b);
   Kind classify(const isa::Insn& insn) const;
   bool copyable(const isa::Insn& insn) const;
-  void liveness();
+  u32 liveness();  ///< the flags that the block wants from before
+  void prologue(bool wants_flags);
   void emit_item(Item& item);
   void emit_cold();
   void resolve();
@@ -228,6 +231,7 @@ class Translator {
     u32 from;    ///< offset of the rel32 in hot code
     u32 number;  ///< site, link or item
     i64 target = 0;
+    bool in_slot = false;  ///< saved_flags hold the flags
   };
   /// rel32 in hot or cold code to a place outside of the block.
   struct Outside {
@@ -243,6 +247,8 @@ class Translator {
   bool done_ = false, vectors_ = false;
   bool in_eflags_ = true, in_slot_ = false;
   u32 n_ = 0, current_ = 0;
+  u32 code_at_ = 0;  ///< where the block begins for those that have the flags in EFLAGS; 0: not yet
+  bool wants_flags_ = false;
   std::unique_ptr<Item[]> items_;
   std::vector<Cold> colds_;
   std::vector<Outside> outside_;
