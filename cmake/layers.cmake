@@ -9,6 +9,8 @@ set(SKERRY_LAYERS
   "storage:base"
   "net:base"
   "schema:base"
+  "seed:base schema"
+  "bootdisk:base storage"
   "machine:base state memory"
   "engine/kvm:base state memory machine"
   "engine/soft:base state memory machine isa"
@@ -16,7 +18,7 @@ set(SKERRY_LAYERS
   "pci:base state memory machine"
   "devices:base state memory machine"
   "virtio:base state memory machine pci storage net"
-  "board:base state memory machine irq pci devices virtio storage net schema"
-  "vmm:base state memory machine irq pci devices virtio storage net schema board engine/kvm engine/soft isa"
+  "board:base state memory machine irq pci devices virtio storage net schema seed bootdisk"
+  "vmm:base state memory machine irq pci devices virtio storage net schema seed bootdisk board engine/kvm engine/soft isa"
   "cli:base schema"
 )

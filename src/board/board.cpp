@@ -1,6 +1,9 @@
 #include "board/board.hpp"
 
+#include <sys/mman.h>
+
 #include "board/acpi.hpp"
+#include "board/disk_boot.hpp"
 #include "board/loader.hpp"
 #include "board/mptable.hpp"
 #include "board/smbios.hpp"
@@ -16,6 +19,7 @@
 #include "irq/lapic.hpp"
 #include "irq/pit.hpp"
 #include "pci/bus.hpp"
+#include "seed/cloud_init.hpp"
 #include "storage/raw_disk.hpp"
 #include "virtio/balloon.hpp"
 #include "virtio/blk.hpp"
@@ -52,6 +56,7 @@ struct Board::Parts {
   pci::Bus* bus = nullptr;
   pci::Lpc* lpc = nullptr;
   virtio::Balloon* balloon = nullptr;
+  storage::Disk* boot_disk = nullptr;  ///< the first; a virtio device owns it
 
   Result<> set_up_engine(machine::Engine& engine);
   void add_interrupt_controllers();
@@ -71,6 +76,15 @@ BootRequest boot_request(const schema::MachineSpec& spec) {
   BootRequest request{spec.kernel, spec.initrd, spec.append, {}};
   for (const schema::ModuleSpec& m : spec.modules) request.modules.push_back({m.file, m.args});
   return request;
+}
+
+/// The seed disk lives in a memfd, which the disk opens for itself.
+Result<std::unique_ptr<storage::RawDisk>> open_seed(const schema::MachineSpec& spec) {
+  std::vector<u8> bytes = TRY(seed::cloud_init_disk(spec));
+  Fd memory(::memfd_create("skerry-seed", MFD_CLOEXEC));
+  if (!memory) return fail_errno("cannot make a memfd for the seed disk");
+  TRY_VOID(write_all(memory.get(), bytes));
+  return storage::RawDisk::open(fmt::format("/proc/self/fd/{}", memory.get()), {.readonly = true});
 }
 
 u64 ram_above_4g(const memory::GuestMemory& memory) {
@@ -257,8 +271,14 @@ Result<> Board::Parts::add_virtio() {
   for (size_t i = 0; i < spec.disks.size(); ++i) {
     const schema::DiskSpec& d = spec.disks[i];
     auto disk = TRY(storage::RawDisk::open(d.path, {d.readonly}));
+    if (i == 0) boot_disk = disk.get();
     TRY_VOID(add_function(std::make_unique<virtio::Blk>(
         fmt::format("disk{}", i), environment, std::move(disk), fmt::format("skerry{}", i))));
+  }
+  if (schema::wants_seed(spec)) {
+    auto seed = TRY(open_seed(spec));
+    TRY_VOID(add_function(
+        std::make_unique<virtio::Blk>("seed", environment, std::move(seed), "cidata")));
   }
   for (size_t i = 0; i < spec.consoles.size(); ++i) {
     LineSink sink = sinks(spec.serials.size() + i);
@@ -321,6 +341,7 @@ Result<machine::CpuState> Board::Parts::boot() {
   TRY_VOID(build_smbios(smbios).install(memory));
   auto leaf = machine::cpuid_lookup(cpuid, 1, 0);
   TRY_VOID(install_mptable(memory, {spec.cpus, 0, leaf.eax, leaf.edx}));
+  if (spec.boot_from_disk) return load_from_disk(memory, *boot_disk, spec, context);
   return load_kernel(memory, boot_request(spec), context);
 }
 

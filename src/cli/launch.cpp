@@ -18,14 +18,28 @@ Result<Fd> spec_fd(const schema::MachineSpec& spec) {
   return fd;
 }
 
-Result<std::string> find_vmm() {
-  if (const char* named = std::getenv("SKERRY_VMM"); named && *named) return std::string(named);
+namespace {
+
+Result<std::filesystem::path> self_path(std::string hint) {
   std::error_code failed;
   auto self = std::filesystem::read_symlink("/proc/self/exe", failed);
-  if (failed) {
-    return fail_hint("mount /proc, or set SKERRY_VMM to the path of skerry-vmm",
-                     "cannot read /proc/self/exe: {}", failed.message());
-  }
+  if (failed) return fail_hint(hint, "cannot read /proc/self/exe: {}", failed.message());
+  return self;
+}
+
+}  // namespace
+
+Result<std::string> find_shared(std::string_view name) {
+  auto self = TRY(self_path("mount /proc"));
+  auto path = self.parent_path().parent_path() / "share/skerry" / name;
+  if (access(path.c_str(), R_OK) == 0) return path.string();
+  return fail_hint("build or install Skerry again: it belongs beside the program", "no {} at {}",
+                   name, path.string());
+}
+
+Result<std::string> find_vmm() {
+  if (const char* named = std::getenv("SKERRY_VMM"); named && *named) return std::string(named);
+  auto self = TRY(self_path("mount /proc, or set SKERRY_VMM to the path of skerry-vmm"));
   auto beside = self.parent_path() / "skerry-vmm";
   auto lib = self.parent_path().parent_path() / "lib/skerry/skerry-vmm";
   for (const auto& path : {beside, lib}) {

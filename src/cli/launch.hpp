@@ -16,6 +16,9 @@ Result<Fd> spec_fd(const schema::MachineSpec& spec);
 /// $SKERRY_VMM, or skerry-vmm beside our executable, or in ../lib/skerry from there.
 Result<std::string> find_vmm();
 
+/// A file of ours that is no program of its own: in ../share/skerry from our executable.
+Result<std::string> find_shared(std::string_view name);
+
 /// Execs `program`; returns only with the error.
 Error exec_program(const std::string& program, const std::vector<std::string>& args);
 

@@ -26,6 +26,13 @@ int run(const cli::RunCommand& command) {
   return become_vmm({"--spec-fd", fmt::format("{}", fd->get())});
 }
 
+int image_build(const cli::ImageBuildCommand& command) {
+  auto script = cli::find_shared("image-build");
+  if (!script) return complain(script.error(), schema::exit_host);
+  return complain(cli::exec_program(*script, cli::image_build_arguments(command)),
+                  schema::exit_host);
+}
+
 int doctor(const cli::DoctorCommand& command) {
   std::vector<std::string> args{"--doctor"};
   if (command.json) args.push_back("--json");
@@ -43,6 +50,7 @@ int main(int argc, char** argv) {
     return printed ? 0 : schema::exit_host;
   }
   if (auto* ctl = std::get_if<cli::CtlCommand>(&*command)) return cli::run_ctl(*ctl);
+  if (auto* build = std::get_if<cli::ImageBuildCommand>(&*command)) return image_build(*build);
   if (auto* asked = std::get_if<cli::DoctorCommand>(&*command)) return doctor(*asked);
   return run(std::get<cli::RunCommand>(*command));
 }

@@ -9,6 +9,7 @@
 
 #include "base/fd.hpp"
 #include "base/log.hpp"
+#include "cli/parsing.hpp"
 #include "schema/help.hpp"
 
 namespace skerry::cli {
@@ -33,19 +34,31 @@ class OptionReader {
     const auto& texts = at->second;
     if constexpr (schema::is_vector<T>::value) {
       value.clear();
-      for (const auto& text : texts) {
-        auto element = schema::from_text<typename T::value_type>(text);
-        if (!element) return refuse(field, std::move(element.error()));
-        value.push_back(std::move(*element));
-      }
+      for (const auto& text : texts)
+        if (!read_one(field, text, value.emplace_back())) return;
     } else {
-      auto read = schema::value_from_text(field, texts.back(), value);
-      if (!read) return refuse(field, std::move(read.error()));
+      read_one(field, texts.back(), value);
     }
   }
   const Result<>& result() const { return result_; }
 
  private:
+  template <class T>
+  bool read_one(const Field& field, const std::string& text, T& value) {
+    Result<> read;
+    if constexpr (schema::Described<T>) {
+      auto parsed = schema::from_text<T>(text);
+      if (parsed) {
+        value = std::move(*parsed);
+      } else {
+        read = std::unexpected(std::move(parsed.error()));
+      }
+    } else {
+      read = schema::value_from_text(field, text, value);
+    }
+    if (!read) refuse(field, std::move(read.error()));
+    return read.has_value();
+  }
   static std::string option_of(const Field& field) {
     std::string name = "--" + std::string(field.option.empty() ? field.name : field.option);
     std::replace(name.begin(), name.end(), '_', '-');
@@ -66,19 +79,12 @@ class OptionReader {
   Result<> result_;
 };
 
-std::string wrapped(std::string_view left, std::string_view right) {
-  constexpr size_t column = 34;
-  if (left.size() + 4 > column) {
-    return fmt::format("  {}\n{:{}}{}\n", left, "", column, right);
-  }
-  return fmt::format("  {:<{}}{}\n", left, column - 2, right);
-}
-
 std::string main_help() {
   return "Skerry runs virtual machines.\n\n"
          "Usage: skerry COMMAND [OPTIONS]\n\n" +
          wrapped("run", "boot a machine in the foreground") +
          wrapped("ctl", "command a running machine: pause, reset, statistics, console...") +
+         wrapped("image build", "make the disk of a whole Debian system") +
          wrapped("doctor", "what this host can do for Skerry, and how to improve it") +
          wrapped("help [COMMAND]", "this text, or a command's options") +
          wrapped("--version", "the version") +
@@ -111,60 +117,6 @@ std::string doctor_help() {
          "the\n"
          "command that mends it.\n\n" +
          wrapped("--json", "the same for programs");
-}
-
-/// The first argument that no option took: an unknown option, or a stray word.
-Error leftover(const std::string& word, const CLI::App& app, std::string_view command) {
-  std::vector<std::string> names;
-  for (const CLI::Option* option : app.get_options()) names.push_back(option->get_name());
-  std::sort(names.begin(), names.end());
-  names.erase(std::unique(names.begin(), names.end()), names.end());
-  std::vector<std::string_view> views(names.begin(), names.end());
-
-  Error error;
-  error.hint = fmt::format("see: skerry help {}", command);
-  if (word.size() < 2 || word[0] != '-') {
-    error.what = fmt::format("unexpected argument '{}'", word);
-    auto as_option = "--" + word;
-    if (std::find(views.begin(), views.end(), as_option) != views.end()) {
-      error.what += fmt::format("; did you mean {}?", as_option);
-    }
-    return error;
-  }
-  std::string name = word.substr(0, word.find('='));
-  error.what = fmt::format("unknown option '{}'", name);
-  // "-memory" is as near as "--memroy".
-  std::string bare =
-      name.substr(name.find_first_not_of('-') == name.npos ? 0 : name.find_first_not_of('-'));
-  for (auto& view : views) view.remove_prefix(2);
-  if (auto meant = schema::nearest(bare, views); !meant.empty()) {
-    error.what += fmt::format("; did you mean --{}?", meant);
-  }
-  return error;
-}
-
-/// Lets CLI11 split `args`; its exceptions end here. True if help is wanted.
-Result<bool> split(CLI::App& app, std::vector<std::string> args, std::string_view command) {
-  app.set_help_flag();
-  auto* help = app.add_flag("-h,--help");
-  app.allow_extras();
-  std::reverse(args.begin(), args.end());  // CLI11 takes its vector from the back
-  try {
-    app.parse(std::move(args));
-  } catch (const CLI::ArgumentMismatch& e) {
-    std::string_view option = e.what();
-    return fail_hint(fmt::format("see: skerry help {}", command), "{} needs a value",
-                     option.substr(0, option.find(':')));
-  } catch (const CLI::ParseError& e) {
-    return fail_hint(fmt::format("see: skerry help {}", command), "{}", e.what());
-  }
-  if (help->count()) return true;
-  if (auto rest = app.remaining(); !rest.empty()) {
-    auto option =
-        std::find_if(rest.begin(), rest.end(), [](auto& w) { return w.starts_with('-'); });
-    return std::unexpected(leftover(option != rest.end() ? *option : rest.front(), app, command));
-  }
-  return false;
 }
 
 Result<Command> parse_run(const std::vector<std::string>& args) {
@@ -217,6 +169,7 @@ Result<Command> parse_doctor(const std::vector<std::string>& args) {
 
 std::string help_for(std::string_view command) {
   if (command == "ctl") return ctl_help();
+  if (command == "image") return image_build_help();
   return command == "run" ? run_help() : command == "doctor" ? doctor_help() : main_help();
 }
 
@@ -245,11 +198,17 @@ Result<Command> parse_command(const std::vector<std::string>& args) {
     if (rest.size() > 1 && rest[0] == "ctl") return PrintCommand{ctl_help(rest[1])};
     return PrintCommand{help_for(rest.empty() ? "" : rest[0])};
   }
+  if (word == "image") {
+    auto parsed = TRY(parse_image_build(rest));
+    if (!parsed) return PrintCommand{image_build_help()};
+    return std::move(*parsed);
+  }
   if (word == "run" || word == "doctor") {
     return word == "run" ? parse_run(rest) : parse_doctor(rest);
   }
   if (word == "ctl") return parse_ctl_command(rest);
-  constexpr std::string_view commands[] = {"run", "ctl", "doctor", "help", "--version", "--help"};
+  constexpr std::string_view commands[] = {"run",  "ctl",       "image", "doctor",
+                                           "help", "--version", "--help"};
   Error error = schema::unknown_word(word.starts_with('-') ? "option" : "command", word, commands);
   error.hint = "see: skerry help";
   if (word.starts_with("--") && error.what.find("did you mean") == std::string::npos) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cli/ctl.hpp"
+#include "cli/image_build.hpp"
 #include "schema/machine_spec.hpp"
 
 namespace skerry::cli {
@@ -21,7 +22,8 @@ struct DoctorCommand {
 struct PrintCommand {
   std::string text;
 };
-using Command = std::variant<RunCommand, DoctorCommand, CtlCommand, PrintCommand>;
+using Command =
+    std::variant<RunCommand, DoctorCommand, CtlCommand, ImageBuildCommand, PrintCommand>;
 
 /// `args` without the program's name. Every Error is a user's mistake.
 Result<Command> parse_command(const std::vector<std::string>& args);

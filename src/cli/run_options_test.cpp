@@ -57,6 +57,14 @@ TEST(Run, EveryOption) {
                     "file:log",
                     "--serial",
                     "none",
+                    "--cloud-init",
+                    "user-data=u,network-config=n",
+                    "--ssh-key",
+                    "k.pub",
+                    "--user",
+                    "ann",
+                    "--hostname",
+                    "h",
                     "--debug-exit",
                     "--gdb",
                     "unix:/g",
@@ -77,6 +85,10 @@ TEST(Run, EveryOption) {
   want.modules = {{"m", "x,y"}, {"n", ""}};
   want.disks = {{"a", schema::DiskFormat::raw, false}, {"b", schema::DiskFormat::raw, true}};
   want.serials = {{schema::SerialKind::file, "log"}, {schema::SerialKind::none, ""}};
+  want.cloud_init = {"u", "", "n"};
+  want.ssh_keys = {"k.pub"};
+  want.user = "ann";
+  want.hostname = "h";
   want.debug_exit = want.no_reboot = true;
   want.gdb = "unix:/g";
   want.trace = "cpu,irq";
@@ -115,7 +127,8 @@ TEST(Run, MistakesNameTheOptionAndTheRemedy) {
   EXPECT_EQ(error_of({"run", "--kernel", "k", "--disk", "a.img"}),
             "--disk: unknown key 'a.img'\n  write path=a.img; keys: path, format, readonly");
   EXPECT_EQ(error_of({"run"}),
-            "no kernel to boot\n  give one with --kernel FILE, or \"kernel\" in the configuration");
+            "no kernel to boot\n  give one with --kernel FILE, or \"kernel\" in the configuration; "
+            "--boot-from-disk takes it from the disk");
   EXPECT_EQ(error_of({"run", "--kernel", "k", "--trace", "cpux"}).substr(0, 8), "--trace:");
   EXPECT_EQ(error_of({"rnu"}), "unknown command 'rnu'; did you mean 'run'?\n  see: skerry help");
   EXPECT_NE(error_of({}), "accepted");

@@ -14,6 +14,7 @@ Result<KeyValueReader> KeyValueReader::split(std::string_view text) {
     Item item;
     size_t equals = current.find('=');
     item.key = current.substr(0, equals);
+    std::replace(item.key.begin(), item.key.end(), '-', '_');  // as in names of options
     item.has_value = equals != current.npos;
     if (item.has_value) item.value = current.substr(equals + 1);
     if (reader.find(item.key)) return fail("'{}' is given twice in '{}'", item.key, text);

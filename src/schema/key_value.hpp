@@ -1,7 +1,8 @@
 // The `path=disk.img,format=raw,readonly` grammar of command-line values, for any described struct.
 //
 // Items are separated by commas; a comma within a value is written twice. An item without '=' sets
-// a bool. Repeated, unknown and missing keys are errors that name the keys there are.
+// a bool. Keys may be written with dashes for underscores. Repeated, unknown and missing keys are
+// errors that name the keys there are.
 #pragma once
 
 #include <algorithm>

@@ -134,9 +134,19 @@ Result<> merge_json_text(std::string_view text, std::string_view name, MachineSp
 }
 
 Result<> validate(const MachineSpec& spec) {
-  if (spec.kernel.empty()) {
-    return fail_hint("give one with --kernel FILE, or \"kernel\" in the configuration",
-                     "no kernel to boot");
+  if (spec.boot_from_disk) {
+    if (!spec.kernel.empty() || !spec.initrd.empty() || !spec.modules.empty()) {
+      return fail_hint("leave out --boot-from-disk, or --kernel, --initrd and --module",
+                       "boot-from-disk takes the kernel from the disk, and another one is given");
+    }
+    if (spec.disks.empty()) {
+      return fail_hint("add --disk path=FILE", "boot-from-disk: the machine has no disk");
+    }
+  } else if (spec.kernel.empty()) {
+    return fail_hint(
+        "give one with --kernel FILE, or \"kernel\" in the configuration; --boot-from-disk takes "
+        "it from the disk",
+        "no kernel to boot");
   }
   if (spec.name.empty() || spec.name.size() > 64) {
     return fail("the machine's name must have 1 to 64 characters");
@@ -150,6 +160,7 @@ Result<> validate(const MachineSpec& spec) {
                 spec.append.size(), max_append);
   }
   TRY_VOID(parse_cpu(spec.cpu));
+  TRY_VOID(validate_seed(spec));
   if (!spec.gdb.empty()) TRY_VOID(parse_gdb(spec.gdb));
   if (!spec.control.empty()) TRY_VOID(parse_control(spec.control));
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "schema/field.hpp"
+#include "schema/seed_spec.hpp"
 
 namespace skerry::schema {
 
@@ -81,11 +82,15 @@ struct MachineSpec {
   EngineChoice engine = EngineChoice::auto_;
   std::string cpu = "x86-64-v2";
   std::string kernel, initrd, append;
+  bool boot_from_disk = false;
   std::vector<ModuleSpec> modules;
   std::vector<DiskSpec> disks;
   std::vector<SerialSpec> serials{SerialSpec{}};
   std::vector<SerialSpec> consoles;
   bool balloon = false;
+  CloudInitSpec cloud_init;
+  std::vector<std::string> ssh_keys;  ///< files of public keys
+  std::string hostname, user;
   bool debug_exit = false;
   std::string gdb;      ///< "" none; see parse_gdb
   std::string control;  ///< "" none; see parse_control
@@ -101,6 +106,9 @@ struct MachineSpec {
             s.kernel);
     v.field({.name = "initrd", .doc = "Linux initial RAM disk", .value = "FILE"}, s.initrd);
     v.field({.name = "append", .doc = "kernel command line"}, s.append);
+    v.field({.name = "boot_from_disk",
+             .doc = "boot the newest kernel in /boot of the first disk (ext4), with its initrd"},
+            s.boot_from_disk);
     v.field({.name = "modules", .doc = "Multiboot module; may be repeated", .option = "module"},
             s.modules);
     v.field({.name = "memory", .doc = "guest memory", .min = 2 * MiB, .max = 1024 * GiB}, s.memory);
@@ -126,6 +134,21 @@ struct MachineSpec {
              .doc = "a memory balloon: the guest's free memory goes back to the host, and "
                     "`skerry ctl PATH balloon` takes more"},
             s.balloon);
+    v.field({.name = "cloud_init",
+             .doc = "set up the guest by cloud-init, from these files",
+             .value = "user-data=F[,meta-data=F][,network-config=F]"},
+            s.cloud_init);
+    v.field({.name = "ssh_keys",
+             .doc = "public key that may log in over ssh (by cloud-init); may be repeated",
+             .value = "FILE.pub",
+             .option = "ssh-key"},
+            s.ssh_keys);
+    v.field({.name = "hostname", .doc = "the guest's host name (by cloud-init)", .value = "NAME"},
+            s.hostname);
+    v.field({.name = "user",
+             .doc = "user that the ssh keys are for, made with sudo rights (by cloud-init)",
+             .value = "NAME"},
+            s.user);
     v.field({.name = "debug_exit",
              .doc = "a write of CODE to port 0xf4 ends the run with status (CODE << 1) | 1"},
             s.debug_exit);

@@ -21,7 +21,11 @@ MachineSpec full() {
   s.disks = {{"a", DiskFormat::raw, true}, {"b", DiskFormat::raw, false}};
   s.serials = {{SerialKind::file, "out"}, {SerialKind::none, ""}};
   s.consoles = {{SerialKind::unix_, "sock"}};
-  s.debug_exit = s.no_reboot = s.stats = true;
+  s.cloud_init = {"u", "", "n"};
+  s.ssh_keys = {"k.pub", "l.pub"};
+  s.hostname = "h";
+  s.user = "ann";
+  s.debug_exit = s.no_reboot = s.stats = s.boot_from_disk = true;
   s.gdb = "tcp:127.0.0.1:1234";
   s.control = "unix:/tmp/c";
   s.balloon = true;
@@ -137,7 +141,9 @@ TEST(Validate, CrossField) {
   MachineSpec good;
   good.kernel = "k";
   ASSERT_TRUE(validate(good));
-  ASSERT_TRUE(validate(full()));
+  MachineSpec all = full();
+  all.boot_from_disk = false;  // it has a kernel
+  ASSERT_TRUE(validate(all));
 
   auto refused = [&](auto change) {
     MachineSpec spec = good;
@@ -145,6 +151,13 @@ TEST(Validate, CrossField) {
     return !validate(spec);
   };
   EXPECT_TRUE(refused([](auto& s) { s.kernel.clear(); }));
+  EXPECT_TRUE(refused([](auto& s) { s.boot_from_disk = true; }));  // and a kernel
+  EXPECT_TRUE(refused([](auto& s) { s.kernel.clear(), s.boot_from_disk = true; }));
+  EXPECT_FALSE(refused([](auto& s) {
+    s.kernel.clear(), s.boot_from_disk = true;
+    s.disks = {{"a"}};
+  }));
+  EXPECT_TRUE(refused([](auto& s) { s.hostname = "-"; }));
   EXPECT_TRUE(refused([](auto& s) { s.memory.count += 4096; }));
   EXPECT_TRUE(refused([](auto& s) { s.name.clear(); }));
   EXPECT_TRUE(refused([](auto& s) { s.append = std::string(5000, 'x'); }));
