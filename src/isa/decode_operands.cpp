@@ -34,6 +34,44 @@ constexpr auto kSizes = [] {
   return t;
 }();
 
+/// Where operands of each method are encoded, in memory form and in register form.
+constexpr Place place_in(Method m, bool register_form) {
+  switch (m) {
+    case Method::G:
+    case Method::S:
+    case Method::C:
+    case Method::D:
+    case Method::P:
+    case Method::V:
+    case Method::KG: return Place::reg;
+    case Method::E:
+    case Method::Q:
+    case Method::W:
+    case Method::KE: return register_form ? Place::rm : Place::memory;
+    case Method::R:
+    case Method::N:
+    case Method::U:
+    case Method::KR:
+    case Method::STi: return Place::rm;
+    case Method::B:
+    case Method::H:
+    case Method::KH: return Place::vvvv;
+    case Method::Z: return Place::opcode;
+    case Method::L: return Place::is4;
+    case Method::M:
+    case Method::T:
+    case Method::O: return Place::memory;
+    default: return Place::none;
+  }
+}
+
+constexpr auto kPlaces = [] {
+  std::array<std::array<Place, 2>, static_cast<size_t>(Method::at) + 1> t{};
+  for (size_t m = 0; m < t.size(); ++m)
+    for (bool registers : {false, true}) t[m][registers] = place_in(Method{u8(m)}, registers);
+  return t;
+}();
+
 }  // namespace
 
 void Decoder::sizes() {
@@ -275,8 +313,11 @@ bool Decoder::operand(const OperandSpec& spec, Operand& o) {
 
 bool Decoder::operands() {
   insn_.operands = row_->operands;
-  for (unsigned i = 0; i < row_->operands; ++i)
+  const bool registers = insn_.modrm >= 0xc0 || row_->ignore_mod;
+  for (unsigned i = 0; i < row_->operands; ++i) {
     if (!operand(row_->op[i], insn_.op[i])) return false;
+    insn_.op[i].place = kPlaces[static_cast<size_t>(row_->op[i].method)][registers];
+  }
   // Merging keeps what the mask leaves out.
   if (insn_.evex_aaa && !insn_.evex_z && row_->merging && insn_.op[0].kind == OperandKind::vector)
     insn_.op[0].read = true;

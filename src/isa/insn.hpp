@@ -44,6 +44,17 @@ enum class OperandKind : u8 {
   far_pointer,  ///< Insn::imm offset, Insn::imm2 selector
 };
 
+/// The place in the encoding that holds an operand.
+enum class Place : u8 {
+  none,    ///< implicit, fixed or an immediate
+  reg,     ///< ModRM.reg
+  rm,      ///< ModRM.rm as a register
+  vvvv,    ///< VEX.vvvv
+  opcode,  ///< low three bits of the opcode
+  is4,     ///< imm8[7:4]
+  memory,  ///< ModRM.rm as memory, or a memory offset
+};
+
 struct Operand {
   OperandKind kind = OperandKind::none;
   u8 reg = 0;
@@ -51,6 +62,7 @@ struct Operand {
                  ///< state-dependent size. Embedded broadcast: the element's size
   bool read = false, write = false;
   bool implicit = false;  ///< not written in assembly: RAX of MUL, XMM0 of PBLENDVB
+  Place place = Place::none;
 };
 
 /// A memory operand: segment:[base + index << scale + disp].

@@ -8,36 +8,6 @@
 namespace skerry::isa {
 namespace {
 
-Place place_of(Method m, bool register_form) {
-  switch (m) {
-    case Method::G:
-    case Method::S:
-    case Method::C:
-    case Method::D:
-    case Method::P:
-    case Method::V:
-    case Method::KG: return Place::reg;
-    case Method::E:
-    case Method::Q:
-    case Method::W:
-    case Method::KE: return register_form ? Place::rm : Place::memory;
-    case Method::R:
-    case Method::N:
-    case Method::U:
-    case Method::KR:
-    case Method::STi: return Place::rm;
-    case Method::B:
-    case Method::H:
-    case Method::KH: return Place::vvvv;
-    case Method::Z: return Place::opcode;
-    case Method::L: return Place::is4;
-    case Method::M:
-    case Method::T:
-    case Method::O: return Place::memory;
-    default: return Place::none;
-  }
-}
-
 class Reencoder {
  public:
   Reencoder(const Insn& insn, std::span<const u8> original, const Patch& patch, u8* out)
@@ -77,7 +47,7 @@ bool Reencoder::registers() {
   value_[static_cast<unsigned>(Place::vvvv)] = 0;
   for (unsigned i = 0; i < insn_.operands; ++i) {
     const Operand& o = insn_.op[i];
-    Place p = place_of(row_.op[i].method, register_form);
+    Place p = o.place;
     if (p == Place::none || p == Place::memory) continue;
     u8 patched = patch_.registers[static_cast<unsigned>(p)];
     u8 reg = patched != Patch::kKeep ? patched : o.reg;
@@ -237,12 +207,6 @@ size_t Reencoder::run() {
 }
 
 }  // namespace
-
-Place place_of(const Insn& insn, unsigned i) {
-  const Row& row = row_of(insn);
-  return i < insn.operands ? place_of(row.op[i].method, insn.modrm >= 0xc0 || row.ignore_mod)
-                           : Place::none;
-}
 
 size_t reencode(const Insn& insn, std::span<const u8> original, const Patch& patch, u8 out[16]) {
   return Reencoder(insn, original, patch, out).run();

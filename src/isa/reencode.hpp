@@ -13,19 +13,10 @@
 
 namespace skerry::isa {
 
-/// The place in the encoding that holds an operand.
-enum class Place : u8 {
-  none,    ///< implicit, fixed or an immediate
-  reg,     ///< ModRM.reg
-  rm,      ///< ModRM.rm as a register
-  vvvv,    ///< VEX.vvvv
-  opcode,  ///< low three bits of the opcode
-  is4,     ///< imm8[7:4]
-  memory,  ///< ModRM.rm as memory, or a memory offset
-};
-
 /// Where operand `i` of the instruction is encoded.
-Place place_of(const Insn& insn, unsigned i);
+inline Place place_of(const Insn& insn, unsigned i) {
+  return i < insn.operands ? insn.op[i].place : Place::none;
+}
 
 struct Patch {
   static constexpr u8 kKeep = 0xff;

@@ -6,6 +6,7 @@
 // afterwards everything is immutable and may be read from any thread.
 #pragma once
 
+#include <atomic>
 #include <span>
 #include <string_view>
 
@@ -149,8 +150,12 @@ struct Row {
 
 std::span<const Row> rows();
 
+namespace detail {
+inline std::atomic<const Row*> first_row{nullptr};  ///< once they were parsed
+}
 inline const Row& row_of(const Insn& insn) {
-  return rows()[insn.row];
+  const Row* first = detail::first_row.load(std::memory_order_acquire);
+  return first ? first[insn.row] : rows()[insn.row];
 }
 
 /// Whether a processor with these features knows the instruction (SDM: else #UD).

@@ -87,6 +87,7 @@ Tables::Tables() {
     slots[s].modrm = modrm;
   }
   map = {slots, by_reg, candidates, rows};
+  detail::first_row.store(rows.data(), std::memory_order_release);
 }
 
 const Tables& tables() {

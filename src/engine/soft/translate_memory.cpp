@@ -37,6 +37,7 @@ bool may_fault(const Insn& insn) {
 }  // namespace
 
 bool Translator::plan(const Insn& insn, Plan& p) const {
+  p = {};
   std::fill_n(p.place_reg, 7, u8{0});
   if (insn.has_modrm) {
     p.place_reg[index_of(Place::reg)] = insn.modrm >> 3 & 7;
@@ -250,8 +251,7 @@ HostMem Translator::reach(const Item& item, const isa::Memory& m, u32 size, bool
 
 void Translator::copy(const Item& item) {
   const Insn& insn = item.insn;
-  Plan p;
-  plan(insn, p);
+  const Plan& p = item.plan;
   HostMem mem;
   u32 site = kNoSite;
   if (p.memory) {

@@ -156,16 +156,13 @@ Translator::Kind Translator::classify(const Insn& insn) const {
   if (const Operand* m = insn.memory_operand())
     if (m->size == 0 || (insn.addrsize == 4 && insn.mem.base == isa::Memory::kRip))
       return Kind::interpret;
-  Plan p;
-  return plan(insn, p) ? Kind::copy : Kind::interpret;
+  return plan(insn, items_[n_].plan) ? Kind::copy : Kind::interpret;
 }
 
 bool Translator::decode_next() {
   Item& item = items_[n_];
-  item.insn = Insn{};
   const u32 index = at_ - offset_;
-  const std::span<const u8> bytes =
-      code_.subspan(index, std::min<size_t>(15, code_.size() - index));
+  const std::span<const u8> bytes = code_.subspan(index);  // of which decode() looks at 15
   const isa::DecodeStatus status = isa::decode(bytes, {64, true}, item.insn);
   const Insn& insn = item.insn;
   item.at = static_cast<u16>(at_);
@@ -188,7 +185,7 @@ bool Translator::decode_next() {
     item.kind = Kind::interpret;
     if (status != isa::DecodeStatus::ok) {
       item.insn = Insn{};
-      item.insn.length = static_cast<u8>(bytes.size());  // all that was looked at
+      item.insn.length = static_cast<u8>(std::min<size_t>(bytes.size(), 15));  // looked at
     }
     item.ends = true;
     done_ = true;

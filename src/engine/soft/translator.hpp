@@ -80,6 +80,21 @@ class Translator {
     loop,    ///< LOOP, JRCXZ
     system,  ///< translate_system.cpp
   };
+  /// How an instruction is copied.
+  struct Plan {
+    u8 place_reg[7];  ///< host register by isa::Place
+    struct Temp {
+      u8 guest = kNoReg, host = kNoReg;
+      bool load = false, store = false;
+    } temp[2];
+    u8 temps = 0;
+    bool use_rcx = false;  ///< host RCX must hold guest RCX
+    bool rcx_written = false;
+    bool high = false;      ///< AH-DH: no REX prefix
+    bool high_rcx = false;  ///< guest RCX is in host RCX for the instruction
+    bool high_rcx_written = false;
+    const isa::Operand* memory = nullptr;
+  };
   struct Item {
     isa::Insn insn;
     u16 at;  ///< offset in the page
@@ -90,6 +105,7 @@ class Translator {
     i16 group = -1;                         ///< of its memory operand (or the stack)
     bool leads = false;                     ///< checks for the whole group
     i32 place = 0;                          ///< of the access in its group's terms
+    Plan plan;                              ///< for Kind::copy
   };
   /// Accesses at constant distances from one base: the first checks for all, keeps host - guest in
   /// Cpu::delta, and the others just add it. If they do not all lie in one page, or it is no plain
@@ -162,20 +178,6 @@ class Translator {
   void leave(const Item& item);
   void lea(const Item& item);
   /// Whether copy() can do it; fills in the plan.
-  struct Plan {
-    u8 place_reg[7];  ///< host register by isa::Place
-    struct Temp {
-      u8 guest = kNoReg, host = kNoReg;
-      bool load = false, store = false;
-    } temp[2];
-    u8 temps = 0;
-    bool use_rcx = false;  ///< host RCX must hold guest RCX
-    bool rcx_written = false;
-    bool high = false;      ///< AH-DH: no REX prefix
-    bool high_rcx = false;  ///< guest RCX is in host RCX for the instruction
-    bool high_rcx_written = false;
-    const isa::Operand* memory = nullptr;
-  };
   bool plan(const isa::Insn& insn, Plan& p) const;
 
   // translate_control.cpp
