@@ -44,7 +44,8 @@ inline constexpr i32 kSelf = SKERRY_CPU_AT(self), kJitBase = SKERRY_CPU_AT(jit_b
                      kVectorLive = SKERRY_CPU_AT(vector_live),
                      kFetchEpoch = SKERRY_CPU_AT(tlb.fetch_epoch),
                      kExitSite = SKERRY_CPU_AT(exit_site), kJumpMask = SKERRY_CPU_AT(jump_mask),
-                     kFaultFlags = SKERRY_CPU_AT(fault_flags);
+                     kFaultFlags = SKERRY_CPU_AT(fault_flags), kResumeT0 = SKERRY_CPU_AT(resume_t0),
+                     kResumeT1 = SKERRY_CPU_AT(resume_t1);
 // Further away: what translate_system.cpp uses.
 inline constexpr i32 kSeg = SKERRY_CPU_AT(seg), kCpl = SKERRY_CPU_AT(cpl),
                      kTlbCurrent = SKERRY_CPU_AT(tlb.current),
@@ -232,7 +233,11 @@ class Assembler {
     bytes({static_cast<u8>(0x70 | condition), 0});
     return size() - 1;
   }
-  void patch8(u32 at) { code[at] = static_cast<u8>(size() - at - 1); }
+  void patch8(u32 at) {
+    const u32 distance = size() - at - 1;
+    SKERRY_DCHECK(distance < 128, "a short jump over too much");
+    code[at] = static_cast<u8>(distance);
+  }
   Fixup jmp32() {
     byte(0xe9);
     dword(0);

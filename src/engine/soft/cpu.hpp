@@ -276,6 +276,11 @@ struct alignas(64) Cpu {
   struct Core;  ///< the rest: blocks, LAPIC, I/O log, configuration. core.hpp
   Core* core = nullptr;
 
+  /// What a load across two pages finds, at the address's place in a line; and the two temporaries
+  /// with which translated code goes on (its address).
+  alignas(64) std::array<u8, 128> across{};
+  u64 resume_t0 = 0, resume_t1 = 0;
+
   // ---- what translated code uses most comes last: it is next to the base register (room.hpp).
   u64 jit_base = 0;          ///< base register while C++ runs
   u64 host_stack = 0;        ///< of the C++ code that entered translated code

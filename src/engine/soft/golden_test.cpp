@@ -159,10 +159,15 @@ std::filesystem::path path_of(const Case& c) {
 std::map<u64, std::string> gate_names(Jit& jit) {
   std::map<u64, std::string> names;
   auto add = [&](const auto& g) {
-    names = {{g.slow, "slow"},   {g.interpret, "interpret"},
-             {g.link, "link"},   {g.dispatch, "dispatch"},
-             {g.stop, "stop"},   {g.stop_live, "stop_live"},
-             {g.stale, "stale"}, {g.stale_live, "stale_live"}, {g.load_vectors, "load_vectors"}};
+    names = {{g.slow, "slow"},
+             {g.interpret, "interpret"},
+             {g.link, "link"},
+             {g.dispatch, "dispatch"},
+             {g.stop, "stop"},
+             {g.stop_live, "stop_live"},
+             {g.stale, "stale"},
+             {g.stale_live, "stale_live"},
+             {g.load_vectors, "load_vectors"}};
     if constexpr (requires { g.unmerged; }) names[g.unmerged] = "unmerged";
     if constexpr (requires { g.system; }) names[g.system] = "system";
   };

@@ -155,6 +155,7 @@ void Jit::report(std::vector<machine::Counter>& all) const {
                          {"entries from the run loop", c.entries},
                          {"TLB refills", c.tlb_refills},
                          {"TLB fills by page walks", c.tlb_fills},
+                         {"loads from two pages", c.loads_across},
                          {"accesses by the interpreter", c.slow_accesses},
                          {"groups of accesses split", c.unmerged},
                          {"vector registers loaded", c.vector_loads},
@@ -320,11 +321,15 @@ u8* Jit::run_one(u32 site) {
   }
   ++interpreted_by_sem[static_cast<u32>(op->insn->sem) % interpreted_by_sem.size()];
   const bool vector = touches_vectors(*op->insn);
-  if (vector) vectors_unknown_ = true;
+  const bool low = vector && !vectors_unknown_ && touches_low_vectors(*op->insn);
+  if (vector && !low) vectors_unknown_ = true;
   cpu.gpr[17] = cpu.rip + op->length;
   core_.blocks.running = nullptr;
   const Flow flow = op->run(cpu, *op);
-  if (vector) vectors_unknown_ = true;
+  if (low)
+    store<u64>(&cpu.s.xsave[area::kHeader], vector_components_ & kLow);
+  else if (vector)
+    vectors_unknown_ = true;
   if (flow != Flow::fault && flow != Flow::exit) {
     ++core_.instructions;
     ++counted_;

@@ -44,6 +44,7 @@ struct Site {
   bool group;               ///< checks for accesses that follow as well
   u32 other;                ///< offset of the same from here on without groups, or 0
   struct Decoded* decoded;  ///< what the interpreter runs, once it has
+  u32 checked = 0;          ///< a load: where the operand's host address is kT0 (+ kT1), or 0
 };
 
 /// A direct jump to another block in the same page, not yet or already linked.
@@ -72,9 +73,9 @@ struct JitBlock {
   u8 head[5] = {}, vector_head[5] = {};  ///< what they were
   u32 table = 0;             ///< where jump tables lead to: the flags are in Cpu::saved_flags
   u32 stale_table_stub = 0;  ///< offset in the cache
-  u64 entry_for = 0;     ///< the linear address that it was last entered at through a jump table
-  u32 jump_entry = 0;    ///< and the entry for that, or 0
-  u32 stale_stub = 0;    ///< offset in the cache
+  u64 entry_for = 0;   ///< the linear address that it was last entered at through a jump table
+  u32 jump_entry = 0;  ///< and the entry for that, or 0
+  u32 stale_stub = 0;  ///< offset in the cache
   // A block of one instruction that crosses into a second page. Its code compares the TLBs' epoch
   // with the one under which that page was last looked at.
   u64 gpa2 = ~u64{0};
@@ -115,8 +116,8 @@ class Jit {
     u64 translated_blocks = 0, translated_instructions = 0, translation_ticks = 0, code_bytes = 0;
     u64 entries = 0, dispatches = 0, jump_refills = 0, links = 0, flushes = 0, stale_blocks = 0,
         revalidated = 0;
-    u64 tlb_refills = 0, tlb_fills = 0, slow_accesses = 0, interpreted = 0, unmerged = 0,
-        vector_loads = 0, vector_saves = 0;
+    u64 tlb_refills = 0, tlb_fills = 0, slow_accesses = 0, loads_across = 0, interpreted = 0,
+        unmerged = 0, vector_loads = 0, vector_saves = 0;
     u64 faults = 0;
   } counters;
   /// How often the interpreter stood in, by isa::Sem.
@@ -150,12 +151,13 @@ class Jit {
   static u8* gate_dispatch(Cpu* cpu, u64 target);
   static u8* gate_iret(Cpu* cpu, u64 site);
   bool fast_iret(u32 site, u8*& to);
-  u8* refill(u32 site);      ///< null if that does not help
-  u8* slow(u32 site);        ///< an access missed; its address is in Cpu::scratch
-  u8* interpret(u32 site);   ///< an instruction for the interpreter
-  u8* link(u32 index);       ///< an unlinked direct jump
-  u8* dispatch(u64 target);  ///< an indirect jump that found nothing
-  u8* stop(u32 site);        ///< somebody wants attention; before the site's instruction
+  u8* refill(u32 site);               ///< null if that does not help
+  u8* load_across(const Site& site);  ///< a load from two pages, if the TLB has both
+  u8* slow(u32 site);                 ///< an access missed; its address is in Cpu::scratch
+  u8* interpret(u32 site);            ///< an instruction for the interpreter
+  u8* link(u32 index);                ///< an unlinked direct jump
+  u8* dispatch(u64 target);           ///< an indirect jump that found nothing
+  u8* stop(u32 site);                 ///< somebody wants attention; before the site's instruction
   u8* bad_target();
   u8* stale(u32 block);  ///< a block whose page was written
   u8* load_vectors(u32 block);

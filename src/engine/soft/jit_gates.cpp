@@ -24,14 +24,16 @@ void Jit::make_gates() {
   // Goes on at RAX with the Cpu in RBX; null: returns from enter().
   gate_.resume = a.size();
   a.op_reg(0x85, hax, hax);
-  const u32 leave = a.jcc8(cE);
+  const Fixup leave = a.jcc32(cE);
   a.load(hsp, {hbx, kNoReg, 0, kSize + at::kJitBase});
   a.store(a.base(at::kScratch), hax);
   a.restore_flags(kT1);
   for (u8 guest = 0; guest < 16; ++guest)
     if (kHome[guest] != kNoReg) a.load(kHome[guest], a.base(at::gpr(guest)));
+  a.load(kT0, a.base(at::kResumeT0));
+  a.load(kT1, a.base(at::kResumeT1));
   a.jmp_mem(a.base(at::kScratch));
-  a.patch8(leave);
+  a.patch32(leave, a.size());
   a.alu_imm(0, hsp, 8);
   for (unsigned i = 6; i-- > 0;) {
     if (kSaved[i] >= 8) a.byte(0x41);

@@ -50,10 +50,29 @@ template u8* Jit::gate<&Jit::stale>(Cpu*, u64);
 template u8* Jit::gate<&Jit::load_vectors>(Cpu*, u64);
 template u8* Jit::gate<&Jit::native_fault>(Cpu*, u64);
 
+// The instruction reads a copy in the Cpu, which lies in its line as the original does: the host
+// treats misaligned operands alike.
+u8* Jit::load_across(const Site& s) {
+  const u64 at = cpu_.scratch, next = (at | 0xfff) + 1;
+  const Instance& i = *cpu_.tlb.current;
+  const TlbEntry &low = i.entry[Instance::index(at)], &high = i.entry[Instance::index(next)];
+  if (!s.checked || low.read != (at & ~u64{0xfff}) || high.read != next) return nullptr;
+  u8* to = &cpu_.across[at & 63];
+  auto copy = [&to](u64 from, u64 bytes) {
+    asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(bytes)::"memory");
+  };
+  cpu_.resume_t0 = reinterpret_cast<u64>(to);
+  cpu_.resume_t1 = 0;
+  copy(at + low.bias, next - at);
+  copy(high.host, s.size - (next - at));
+  ++counters.loads_across;
+  return run_at(s.checked);
+}
+
 u8* Jit::refill(u32 n) {
   const Site& s = sites_[n];
   const u64 at = cpu_.scratch, page = at & ~u64{0xfff};
-  if ((at & 0xfff) + s.size > 4096) return s.other ? run_at(s.other) : nullptr;
+  if ((at & 0xfff) + s.size > 4096) return s.other ? run_at(s.other) : load_across(s);
   Instance& i = *cpu_.tlb.current;
   const Instance::Second* found = &i.second[Instance::second_index(at)];
   u64 inside = 0;

@@ -78,6 +78,13 @@ inline bool touches_vectors(const isa::Insn& insn) {
   }
 }
 
+/// Of those: whether it changes nothing but x87, SSE and AVX state, and of that no upper half.
+inline bool touches_low_vectors(const isa::Insn& insn) {
+  return insn.cls >= isa::Class::x87 && insn.encoding == isa::Insn::Encoding::legacy &&
+         insn.sem != isa::Sem::fxrstor && insn.sem != isa::Sem::xrstor &&
+         insn.sem != isa::Sem::xrstors;
+}
+
 /// The thunk of op for this thread, or null (#UD).
 inline const Thunk* find_thunk(const Op& op) {
   CodeArena* arena = CodeArena::of_this_thread();
