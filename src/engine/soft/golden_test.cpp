@@ -301,7 +301,7 @@ class Golden : public SoftTest, public testing::WithParamInterface<Case> {
       for (const Instruction& n : guest)
         out += fmt::format("  +{:#04x}  {}\n", n.at - kCodeAt,
                            isa::disassemble(n.insn, n.at - kCodeAt));
-      const u8* host = code + b->code;
+      const u8* host = code + b->table;
       const u64 at = reinterpret_cast<u64>(host);
       auto hot = decode(host, b->hot_bytes, at);
       auto cold = decode(host + b->hot_bytes, b->code_bytes - b->hot_bytes, at + b->hot_bytes);

@@ -120,17 +120,17 @@ Jit::~Jit() {
   if (write_) ::munmap(write_, kCacheSize);
 }
 
+// Of shared anonymous memory mremap() with an old size of 0 makes a second mapping (mremap(2)).
+// perf looks at its maps for anonymous memory only, which a memfd is not.
 bool Jit::map() {
-  Fd fd(::memfd_create("skerry-code", MFD_CLOEXEC));
-  void* write = MAP_FAILED;
-  void* run = MAP_FAILED;
-  if (fd && ::ftruncate(fd.get(), static_cast<off_t>(kCacheSize)) == 0) {
-    write = ::mmap(nullptr, kCacheSize, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
-    run = ::mmap(nullptr, kCacheSize, PROT_READ | PROT_EXEC, MAP_SHARED, fd.get(), 0);
+  void* write =
+      ::mmap(nullptr, kCacheSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (write != MAP_FAILED) {
+    write_ = static_cast<u8*>(write);
+    void* run = ::mremap(write, 0, kCacheSize, MREMAP_MAYMOVE);
+    if (run != MAP_FAILED) run_ = static_cast<u8*>(run);
   }
-  if (write != MAP_FAILED) write_ = static_cast<u8*>(write);
-  if (run != MAP_FAILED) run_ = static_cast<u8*>(run);
-  if (write_ && run_) return true;
+  if (run_ && ::mprotect(run_, kCacheSize, PROT_READ | PROT_EXEC) == 0) return true;
   log_warn(fmt::format(
       "no executable memory for translated code ({}); the guest runs on the interpreter, slowly",
       std::strerror(errno)));

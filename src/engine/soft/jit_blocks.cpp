@@ -180,7 +180,7 @@ JitBlock* Jit::translate(u64 gpa, u64 linear, u32 mode) {
   }
   blocks_.push_back(b);
   if (perf_map_)
-    fmt::print(perf_map_, "{:x} {:x} guest:{:x}{}\n", reinterpret_cast<u64>(run_at(b.code)),
+    fmt::print(perf_map_, "{:x} {:x} guest:{:x}{}\n", reinterpret_cast<u64>(run_at(b.table)),
                b.code_bytes, linear, b.mode & kModeUser ? "" : " kernel");
   ++counters.translated_blocks;
   counters.translated_instructions += b.count;
