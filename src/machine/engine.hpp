@@ -83,6 +83,7 @@ struct EngineSetup {
   u64 tsc_hz = 0;                  ///< of the guest; the host's
   ExtIntSource* extint = nullptr;  ///< the 8259 pair
   bool interpreter = false;        ///< the software engine: interpret, do not translate
+  u64 code_cache = 0;  ///< the software engine: bytes for translated code; 0: its choice
 };
 
 /// One engine per machine. Errors of creation say what the host lacks and how to mend it.

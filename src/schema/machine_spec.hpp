@@ -81,6 +81,7 @@ struct MachineSpec {
   u32 cpus = 1;
   EngineChoice engine = EngineChoice::auto_;
   std::string cpu = "x86-64-v2";
+  Bytes code_cache{64 * MiB};  ///< of each vCPU of the software engine
   std::string kernel, initrd, append;
   bool boot_from_disk = false;
   std::vector<ModuleSpec> modules;
@@ -121,6 +122,11 @@ struct MachineSpec {
              .doc = "CPU model: x86-64-v1|v2|v3|v4 or host, then features as ,+aes,-avx",
              .value = "MODEL"},
             s.cpu);
+    v.field({.name = "code_cache",
+             .doc = "most memory for code that the software engine has translated, for each vCPU",
+             .min = 256 * KiB,
+             .max = 1 * GiB},
+            s.code_cache);
     v.field({.name = "disks", .doc = "virtio disk; may be repeated", .option = "disk"}, s.disks);
     v.field({.name = "serials",
              .doc = "where COM1, COM2... lead; may be repeated (default: COM1 on stdio)",

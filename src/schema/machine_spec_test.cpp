@@ -14,6 +14,7 @@ MachineSpec full() {
   s.cpus = 3;
   s.engine = EngineChoice::soft;
   s.cpu = "x86-64-v3,-avx2";
+  s.code_cache = {1 * MiB};
   s.kernel = "/k";
   s.initrd = "i \"quoted\"";
   s.append = "console=ttyS0 x=\\y";

@@ -18,7 +18,7 @@ namespace {
 
 struct Arguments {
   Options options;
-  std::string memory = "256M", a = "soft", b = "soft,interpreter";
+  std::string memory = "256M", code_cache, a = "soft", b = "soft,interpreter";
   std::vector<std::string> disks;
   std::string input, expect, expect_output, flags, trace, plant;
   bool output = false;
@@ -66,6 +66,11 @@ Result<int> go(Arguments& arguments) {
   auto memory = schema::parse_bytes(arguments.memory);
   if (!memory) return fail("'{}' is not a size; 256M is", arguments.memory);
   spec.memory = *memory;
+  if (!arguments.code_cache.empty()) {
+    auto size = schema::parse_bytes(arguments.code_cache);
+    if (!size) return fail("'{}' is not a size; 1M is", arguments.code_cache);
+    spec.code_cache = *size;
+  }
   for (const std::string& disk : arguments.disks) spec.disks.push_back({disk, {}, false});
   if (!arguments.input.empty()) options.setup.input = TRY(read_input(arguments.input));
   if (!arguments.flags.empty()) options.ignore.flags = std::stoull(arguments.flags, nullptr, 0);
@@ -113,6 +118,7 @@ int main(int argc, char** argv) {
   app.add_option("--initrd", spec.initrd);
   app.add_option("--append", spec.append);
   app.add_option("--memory", arguments.memory)->capture_default_str();
+  app.add_option("--code-cache", arguments.code_cache, "of translated code, as in skerry run");
   app.add_option("--cpu", spec.cpu, "CPU model")->capture_default_str();
   app.add_option("--disk", arguments.disks, "disk image; each side works on a copy");
   app.add_option("--input", arguments.input,

@@ -17,6 +17,7 @@
 #include "engine/soft/block_generator.hpp"
 #include "engine/soft/engine.hpp"
 #include "engine/soft/jit.hpp"
+#include "engine/soft/testing_cache.hpp"
 #include "engine/soft/thunk.hpp"
 #include "engine/soft/vcpu.hpp"
 
@@ -33,7 +34,7 @@ constexpr u64 kDeviceGpa = 0xd000'0000;
 
 class Side {
  public:
-  explicit Side(bool interpreter) {
+  explicit Side(bool interpreter, u64 code_cache) {
     memory = std::move(memory::GuestMemory::create(kMemory)).value();
     engine = std::move(create_engine()).value();
     machine::EngineSetup setup;
@@ -42,6 +43,7 @@ class Side {
     setup.cpuid = engine->supported_cpuid();
     setup.tsc_hz = 1'000'000'000;
     setup.interpreter = interpreter;
+    setup.code_cache = code_cache;
     SKERRY_CHECK(engine->configure(setup).has_value(), "the engine can be configured");
     made = std::move(engine->create_vcpu(0, nullptr)).value();
     fill();
@@ -191,7 +193,13 @@ using Failure = std::string;
 
 class Rig {
  public:
-  Rig() : pattern_(3 * kPage) {
+  explicit Rig(u64 code_cache = test_code_cache())
+      : pattern_(3 * kPage),
+        interpreter_(true, 0),
+        jit_(false, code_cache),
+        stepped_(true, 0),
+        exact_(false, code_cache),
+        small_(code_cache != 0) {
     Random r(1);
     for (size_t i = 0; i < pattern_.size(); i += 8)
       store<u64>(&pattern_[i], r.chance(30) ? data_page(kFirst) + r.below(0x1000) : r.next());
@@ -225,9 +233,14 @@ class Rig {
            seen([&] { b.cpu().rip ^= 1; });
   }
 
+  /// Of regions of the code caches.
+  u64 evictions() {
+    return jit_.core().jit->counters.evictions + exact_.core().jit->counters.evictions;
+  }
+
   /// Runs it; a program that does not end is given up (and is no failure).
   Failure test(Program& p) {
-    if (++programs_ % 256 == 0) {
+    if (!small_ && ++programs_ % 256 == 0) {
       jit_.core().jit->flush();
       exact_.core().jit->flush();
     }
@@ -418,7 +431,8 @@ class Rig {
   }
 
   std::vector<u8> pattern_;
-  Side interpreter_{true}, jit_{false}, stepped_{true}, exact_{false};
+  Side interpreter_, jit_, stepped_, exact_;
+  const bool small_;  ///< code caches that are full after some programs
   u64 programs_ = 0;
   std::atomic<u64> guard_number_{0};
   std::atomic<Side*> guarded_{nullptr};

@@ -22,12 +22,12 @@
 namespace skerry::soft {
 
 // The Jit shows its code to nobody; explicit instantiations may name private members ([temp.spec]).
-auto blocks_of(Jit& jit);
+auto& blocks_of(Jit& jit);
 auto code_of(Jit& jit);
 auto gates_of(Jit& jit);
 template <auto kBlocks, auto kRun, auto kGates>
 struct Expose {
-  friend auto blocks_of(Jit& jit) { return jit.*kBlocks; }
+  friend auto& blocks_of(Jit& jit) { return jit.*kBlocks; }
   friend auto code_of(Jit& jit) { return jit.*kRun; }
   friend auto gates_of(Jit& jit) { return jit.*kGates; }
 };
@@ -279,13 +279,14 @@ class Golden : public SoftTest, public testing::WithParamInterface<Case> {
 
   std::string text(const Case& c) {
     Jit& jit = *cpu().core->jit;
-    const auto blocks = blocks_of(jit);
+    const auto& blocks = blocks_of(jit);
     u8* const code = code_of(jit);
     const auto gates = gate_names(jit);
     std::map<u64, const JitBlock*> by_gpa;
     std::map<u64, std::string> places;  // host address -> name
     for (const auto& [at, name] : gates) places[reinterpret_cast<u64>(code) + at] = "gate " + name;
-    for (const JitBlock& b : blocks) {
+    for (u32 number = 0; number < blocks.size(); ++number) {
+      const JitBlock& b = blocks[number];
       places[reinterpret_cast<u64>(code) + b.code] =
           b.gpa >= kCodeAt && b.gpa < kCodeAt + 0x1000
               ? fmt::format("block +{:#x}", b.gpa - kCodeAt)

@@ -77,13 +77,14 @@ Jit::Jit(Cpu::Core& core)
     : interpreted_by_sem(2048),
       core_(core),
       cpu_(core.cpu),
-      buckets_(kBuckets, kNoBlock),
       high_(std::make_unique<HighVectors>()),
       high_area_(high_->area.data()),
       vector_components_(supported_vector_features().xcr0) {}
 
 std::unique_ptr<Jit> Jit::create(Cpu::Core& core) {
   auto jit = std::unique_ptr<Jit>(new Jit(core));
+  const u64 wanted = core.shared.setup.code_cache;
+  jit->set_size(wanted ? std::clamp(wanted, kLeastCache, kMostCache) : kDefaultCache);
   if (!jit->map()) return nullptr;
   jit->make_gates();
   jit->open_perf_map();
@@ -95,7 +96,7 @@ std::unique_ptr<Jit> Jit::create(Cpu::Core& core) {
     i.jumps_filled_count = Instance::kMostJumpsFilled + 1;
     i.clear_jumps();
   });
-  register_translated_code(reinterpret_cast<u64>(jit->run_), kCacheSize,
+  register_translated_code(reinterpret_cast<u64>(jit->run_), jit->size_,
                            reinterpret_cast<u64>(jit->run_at(jit->gate_.native_fault)));
   return jit;
 }
@@ -115,22 +116,21 @@ Jit::~Jit() {
   if (perf_map_) std::fclose(perf_map_);
   if (run_) {
     unregister_translated_code(reinterpret_cast<u64>(run_));
-    ::munmap(run_, kCacheSize);
+    ::munmap(run_, size_);
   }
-  if (write_) ::munmap(write_, kCacheSize);
+  if (write_) ::munmap(write_, size_);
 }
 
 // Of shared anonymous memory mremap() with an old size of 0 makes a second mapping (mremap(2)).
 // perf looks at its maps for anonymous memory only, which a memfd is not.
 bool Jit::map() {
-  void* write =
-      ::mmap(nullptr, kCacheSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  void* write = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (write != MAP_FAILED) {
     write_ = static_cast<u8*>(write);
-    void* run = ::mremap(write, 0, kCacheSize, MREMAP_MAYMOVE);
+    void* run = ::mremap(write, 0, size_, MREMAP_MAYMOVE);
     if (run != MAP_FAILED) run_ = static_cast<u8*>(run);
   }
-  if (run_ && ::mprotect(run_, kCacheSize, PROT_READ | PROT_EXEC) == 0) return true;
+  if (run_ && ::mprotect(run_, size_, PROT_READ | PROT_EXEC) == 0) return true;
   log_warn(fmt::format(
       "no executable memory for translated code ({}); the guest runs on the interpreter, slowly",
       std::strerror(errno)));
@@ -145,8 +145,13 @@ void Jit::report(std::vector<machine::Counter>& all) const {
                          {"ns per instruction translated",
                           c.translated_instructions ? ns / c.translated_instructions : 0},
                          {"bytes of code made", c.code_bytes},
-                         {"code cache, bytes used", used_},
+                         {"blocks found", c.found_blocks},
+                         {"code cache, bytes used", cache_bytes()},
+                         {"code cache, bytes of tables", table_bytes()},
                          {"code cache flushes", c.flushes},
+                         {"code cache regions evicted", c.evictions},
+                         {"blocks evicted", c.evicted_blocks},
+                         {"jumps unlinked", c.unlinks},
                          {"blocks whose page was written", c.stale_blocks},
                          {"blocks found unchanged", c.revalidated},
                          {"jumps linked", c.links},
@@ -281,7 +286,7 @@ u8* Jit::resume(u32 variant) {
           i.mode = b->mode;
         }
         cpu_.jit_base = base_of(i);
-        found_ = static_cast<u32>(b - blocks_.data());
+        found_ = blocks_.number_of(*b);
         return run_at(b->code);
       }
       flags_to_cpu();
@@ -294,31 +299,31 @@ u8* Jit::resume(u32 variant) {
   }
 }
 
-u8* Jit::run_one(u32 site) {
+/// What the handler of a site's instruction wants to know; `number` keeps it.
+const Op* Jit::decode(const Site& s, u32& number) {
+  if (number != kNone) return &decoded_[number].op;
+  const u32 region = blocks_.region_of(s.block);
+  Decoded* d = &spare_decoded_;
+  if (decoded_.add_to(region, Decoded{})) {
+    number = decoded_.end(region) - 1;
+    d = &decoded_[number];
+  }
+  const JitBlock& b = blocks_[s.block];
+  const u32 from = b.guest + (s.at - u32{b.page_offset});
+  const u32 size = std::min<u32>(15, b.guest + b.bytes - from);
+  Handler handler = decode_one({&bytes_[from], size}, {64, true}, core_.shared.features, d->insn);
+  prepare_op(d->op, d->insn);
+  d->op.run = handler;
+  return &d->op;
+}
+
+u8* Jit::run_one(Site s, u32& decoded) {
   Cpu& cpu = cpu_;
   flags_to_cpu();
-  const Site s = sites_[site];
   const u32 block = s.block;
   account(s.count);
   cpu.rip = cpu.code_page + s.at;
-  const Op* op;
-  if (s.decoded) {
-    op = &s.decoded->op;
-  } else {
-    std::unique_ptr<Decoded>& d = decoded_[u64{block} << 16 | s.at];
-    if (!d) {
-      d = std::make_unique<Decoded>();
-      const JitBlock& b = blocks_[block];
-      const u32 from = b.guest + (s.at - u32{b.page_offset});
-      const u32 size = std::min<u32>(15, b.guest + b.bytes - from);
-      Handler handler =
-          decode_one({&bytes_[from], size}, {64, true}, core_.shared.features, d->insn);
-      prepare_op(d->op, d->insn);
-      d->op.run = handler;
-    }
-    sites_[site].decoded = d.get();
-    op = &d->op;
-  }
+  const Op* op = decode(s, decoded);
   ++interpreted_by_sem[static_cast<u32>(op->insn->sem) % interpreted_by_sem.size()];
   const bool vector = touches_vectors(*op->insn);
   const bool low = vector && !vectors_unknown_ && touches_low_vectors(*op->insn);
@@ -391,11 +396,11 @@ u8* Jit::unmerged(u32 n) {
   ++counters.unmerged;
   account(s.count);
   cpu_.rip = cpu_.code_page + s.at;
-  const u64 flushes = counters.flushes;
+  const Held held = hold(sites_.region_of(n));
   JitBlock* b = find(cpu_.rip, kModeUnmerged);
   if (!b) return resume();
   counted_ = 0;
-  if (counters.flushes == flushes && !exact_) sites_[n].other = b->code;
+  if (still(held) && !exact_) sites_[n].other = blocks_.number_of(*b);
   return run_at(b->code);
 }
 
@@ -411,17 +416,14 @@ u8* Jit::stop(u32 n) {
 }
 
 u8* Jit::link(u32 n) {
-  ++counters.links;
   const Link l = links_[n];
-  const u64 flushes = counters.flushes;
+  const Held held = hold(links_.region_of(n));
   account(l.count);
   cpu_.rip = cpu_.code_page + l.target;
   u8* to = resume();
   if (exact_) return to;
-  // Only if that is what was found: not a fault's handler, and not after everything was thrown
-  // away.
-  if (to && counters.flushes == flushes && cpu_.rip == cpu_.code_page + l.target)
-    patch_jump(l.jump, direct_entry(blocks_[l.block], blocks_[found_]));
+  // Only if that is what was found (not a fault's handler), and the jump is still there.
+  if (to && still(held) && cpu_.rip == cpu_.code_page + l.target) link_to(n, found_);
   return to;
 }
 
@@ -431,13 +433,11 @@ u8* Jit::dispatch(u64 target) {
     return bad_target();
   if (exact_) account(sites_[cpu_.exit_site].count + 1u);
   cpu_.rip = target;
+  // translate() leaves as much.
+  if (used_ + kEntryRoom > region_end()) next_region();
   u8* to = resume();
   if (exact_ || !to || cpu_.rip != target) return to;
   Instance& i = *cpu_.tlb.current;
-  if (used_ + 4096 > kCacheSize) {
-    flush();
-    return resume();
-  }
   JitBlock* b = &blocks_[found_];
   u8* entry = entry_for(target, *b);
   i.set_jump(target, reinterpret_cast<u64>(entry));
@@ -465,17 +465,14 @@ u8* Jit::bad_target() {
 }
 
 u8* Jit::stale(u32 n) {
-  const u64 flushes = counters.flushes;
+  const u32 code = blocks_[n].code;
   cpu_.rip = cpu_.code_page + blocks_[n].page_offset;
   const u64 rip = cpu_.rip;
   u8* to = resume(blocks_[n].mode & kModeUnmerged);
-  // Whoever is still linked to the old code goes to the new one from now on.
-  if (!to || counters.flushes != flushes || cpu_.rip != rip) return to;
-  const JitBlock &old = blocks_[n], &now = blocks_[found_];
-  if (!old.stale || &old == &now) return to;
-  patch_jump(old.code + 1, now.code);
-  if (old.vectors) patch_jump(old.code + old.entry + 1, direct_entry(old, now));
-  if (!old.wants_flags) patch_jump(old.table + 1, now.table);
+  // Nothing but the second jump table may still lead to a block that was retired.
+  Instance::SecondJump& known = cpu_.tlb.current->second_jump[Instance::second_jump_index(rip)];
+  if (known.linear == rip && known.code == code && (!to || offset_of(to) != code))
+    known.generation = 0;
   return to;
 }
 
@@ -486,23 +483,16 @@ u8* Jit::load_vectors(u32 n) {
 
 u8* Jit::native_fault(u32) {
   const u32 host = offset_of(reinterpret_cast<const u8*>(cpu_.scratch));
-  auto f = std::lower_bound(faults_.begin(), faults_.end(), host,
-                            [](const NativeFault& a, u32 b) { return a.host < b; });
-  SKERRY_CHECK(f != faults_.end() && f->host == host, "a signal in translated code");
+  const u32 region = (host - first_block_at_) / region_size_;
+  NativeFault* const end = &faults_[faults_.end(region)];
+  NativeFault* f = std::lower_bound(&faults_[faults_.begin(region)], end, host,
+                                    [](const NativeFault& a, u32 b) { return a.host < b; });
+  SKERRY_CHECK(f != end && f->host == host, "a signal in translated code");
   ++counters.faults;
   if (f->flags_live) cpu_.saved_flags = saved_of_eflags(cpu_.fault_flags);
   // The interpreter runs into the same and says what it is.
-  const NativeFault fault = *f;
-  const Site site{fault.block, 0,           0,     fault.at, 0,      fault.length,
-                  false,       fault.count, false, 0,        nullptr};
-  // One for all of them: a guest may fault as often as it likes.
-  if (fault_site_ < sites_.size()) {
-    sites_[fault_site_] = site;
-  } else {
-    fault_site_ = static_cast<u32>(sites_.size());
-    sites_.push_back(site);
-  }
-  return run_one(fault_site_);
+  const Site site{f->block, 0, 0, f->at, 0, f->length, false, f->count, false};
+  return run_one(site, f->decoded);
 }
 
 void Jit::patch_jump(u32 at, u32 target) {

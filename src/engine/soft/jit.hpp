@@ -10,6 +10,11 @@
 // page is written its first bytes are replaced by a jump to a gate, so that whoever is linked to it
 // ends up there; if the bytes turn out unchanged they are put back.
 //
+// The code cache is a ring of regions. A region has everything that belongs to its blocks: their
+// code, and its part of each table (regional.hpp). When the region that is being filled is full the
+// oldest one is *evicted*: its blocks are no longer found, jumps of other regions into it are
+// undone, jump tables forget it; then it is filled anew (jit_cache.cpp).
+//
 // Each vCPU has its own code: no locks, no cross-modification. All of this belongs to the vCPU's
 // thread; other threads only post the pages whose code was written (Core::code_pages).
 #pragma once
@@ -22,6 +27,7 @@
 #include <vector>
 
 #include "engine/soft/core.hpp"
+#include "engine/soft/regional.hpp"
 
 namespace skerry::soft {
 
@@ -32,6 +38,9 @@ struct Decoded {
   Op op;
 };
 
+/// Of a block, a link...: none.
+constexpr u32 kNone = ~u32{0};
+
 /// A place in translated code that may call C++ about one guest instruction.
 struct Site {
   u32 block;
@@ -40,19 +49,31 @@ struct Site {
   u16 size;          ///< bytes checked
   u8 length;         ///< of the instruction
   bool write;
-  u8 count;                 ///< instructions of the block before this one
-  bool group;               ///< checks for accesses that follow as well
-  u32 other;                ///< offset of the same from here on without groups, or 0
-  struct Decoded* decoded;  ///< what the interpreter runs, once it has
-  u32 checked = 0;          ///< a load: where the operand's host address is kT0 (+ kT1), or 0
+  u8 count;             ///< instructions of the block before this one
+  bool group;           ///< checks for accesses that follow as well
+  u32 other = kNone;    ///< block that was the same from here on without groups (Jit::other_of)
+  u32 decoded = kNone;  ///< what the interpreter runs, once it has
+  u32 checked = 0;      ///< a load: where the operand's host address is kT0 (+ kT1), or 0
 };
 
 /// A direct jump to another block in the same page, not yet or already linked.
 struct Link {
   u32 block;
-  u32 jump;    ///< offset of its rel32 in the code cache
-  u16 target;  ///< offset in the page
-  u8 count;    ///< instructions of the block that were executed
+  u32 jump;                            ///< offset of its rel32 in the code cache
+  u16 target;                          ///< offset in the page
+  u8 count;                            ///< instructions of the block that were executed
+  u32 to = kNone;                      ///< the block that it is linked to
+  u32 stub = 0;                        ///< offset of what it jumps to while it is not
+  u32 next = kNone, previous = kNone;  ///< links to the same block
+};
+
+/// Checks that a jump goes to the one linear address that it is for, and leads to a block: what
+/// jump tables hold.
+struct JumpEntry {
+  u64 linear;
+  u32 block;  ///< kNone: gone
+  u32 code;   ///< offset in the cache
+  u32 next;   ///< of the same block
 };
 
 struct JitBlock {
@@ -73,17 +94,18 @@ struct JitBlock {
   u8 head[5] = {}, vector_head[5] = {};  ///< what they were
   u32 table = 0;             ///< where jump tables lead to: the flags are in Cpu::saved_flags
   u32 stale_table_stub = 0;  ///< offset in the cache
-  u64 entry_for = 0;   ///< the linear address that it was last entered at through a jump table
-  u32 jump_entry = 0;  ///< and the entry for that, or 0
-  u32 stale_stub = 0;  ///< offset in the cache
+  u32 stale_stub = 0;        ///< offset in the cache
   // A block of one instruction that crosses into a second page. Its code compares the TLBs' epoch
   // with the one under which that page was last looked at.
   u64 gpa2 = ~u64{0};
   memory::CodePage* page2 = nullptr;
   u32 version2 = 0;
   u32 epoch = 0;        ///< offset in the cache of the 32-bit epoch, negated
-  u32 chain = ~u32{0};  ///< next with the same hash
-  u32 peer = ~u32{0};   ///< next in the same page
+  u32 chain = kNone;    ///< next with the same hash
+  u32 peer = kNone;     ///< next in the same page
+  u32 in_page = kNone;  ///< that page (of the memfd), if it is listed there
+  u32 links = kNone;    ///< links to it
+  u32 entries = kNone;  ///< its JumpEntries
 };
 
 /// Host instructions that may fault by themselves (divisions, vector instructions).
@@ -94,6 +116,7 @@ struct NativeFault {
   u8 length;
   u8 count;         ///< instructions of the block before this one
   bool flags_live;  ///< EFLAGS hold the guest's (else Cpu::saved_flags do)
+  u32 decoded = kNone;
 };
 
 class Jit {
@@ -116,6 +139,7 @@ class Jit {
     u64 translated_blocks = 0, translated_instructions = 0, translation_ticks = 0, code_bytes = 0;
     u64 entries = 0, dispatches = 0, jump_refills = 0, links = 0, flushes = 0, stale_blocks = 0,
         revalidated = 0;
+    u64 found_blocks = 0, evictions = 0, evicted_blocks = 0, unlinks = 0;
     u64 tlb_refills = 0, tlb_fills = 0, slow_accesses = 0, loads_across = 0, interpreted = 0,
         unmerged = 0, vector_loads = 0, vector_saves = 0;
     u64 faults = 0;
@@ -126,7 +150,7 @@ class Jit {
   void report(std::vector<machine::Counter>& all) const;
 
   static constexpr u32 kMostInsns = 48;  ///< in a block
-  static constexpr u64 kCacheSize = 64 * MiB;
+  static constexpr u64 kDefaultCache = 64 * MiB, kLeastCache = 128 * KiB, kMostCache = 1024 * MiB;
 
  private:
   friend class Translator;
@@ -151,13 +175,16 @@ class Jit {
   static u8* gate_dispatch(Cpu* cpu, u64 target);
   static u8* gate_iret(Cpu* cpu, u64 site);
   bool fast_iret(u32 site, u8*& to);
-  u8* refill(u32 site);               ///< null if that does not help
+  u8* refill(u32 site);  ///< null if that does not help
+  bool quick_walk(u64 at, bool write);
   u8* load_across(const Site& site);  ///< a load from two pages, if the TLB has both
-  u8* slow(u32 site);                 ///< an access missed; its address is in Cpu::scratch
-  u8* interpret(u32 site);            ///< an instruction for the interpreter
-  u8* link(u32 index);                ///< an unlinked direct jump
-  u8* dispatch(u64 target);           ///< an indirect jump that found nothing
-  u8* stop(u32 site);                 ///< somebody wants attention; before the site's instruction
+  /// Where the same without groups goes on, null if that has to be found.
+  u8* other_of(const Site& site) const;
+  u8* slow(u32 site);        ///< an access missed; its address is in Cpu::scratch
+  u8* interpret(u32 site);   ///< an instruction for the interpreter
+  u8* link(u32 index);       ///< an unlinked direct jump
+  u8* dispatch(u64 target);  ///< an indirect jump that found nothing
+  u8* stop(u32 site);        ///< somebody wants attention; before the site's instruction
   u8* bad_target();
   u8* stale(u32 block);  ///< a block whose page was written
   u8* load_vectors(u32 block);
@@ -166,7 +193,8 @@ class Jit {
   /// From Cpu state: where to go on, null to leave.
   u8* resume(u32 variant = 0);
   u8* unmerged(u32 site);
-  u8* run_one(u32 site);  ///< by the interpreter's handler
+  u8* run_one(u32 site) { return run_one(sites_[site], sites_[site].decoded); }
+  u8* run_one(Site site, u32& decoded);  ///< by the interpreter's handler
   JitBlock* find(u64 linear, u32 variant = 0);
   JitBlock* translate(u64 gpa, u64 linear, u32 mode);
   bool revalidate(JitBlock& block);
@@ -175,6 +203,35 @@ class Jit {
   u32 direct_entry(const JitBlock& from, const JitBlock& to) const {
     return to.code + (from.vectors && to.vectors && to.gpa2 == ~u64{0} ? to.entry : 0);
   }
+  /// Never found or jumped to again.
+  void retire(JitBlock& block);
+
+  // ---- the cache (jit_cache.cpp)
+  void set_size(u64 bytes);
+  u32& bucket_of(u64 gpa, u32 mode);
+  void open(u32 region);
+  void next_region();
+  void evict(u32 region);
+  void forget_jumps(u32 region);
+  void leave_page_list(const JitBlock& block, u32 region);
+  void link_to(u32 link, u32 block);
+  void unlink(u32 link);  ///< it leads to its stub again
+  u8* byte_of(JitBlock& block, u32 at);
+  u32 jumps_to(const Link& link);
+  void lead_to(const Link& link, u32 target);
+  void detach(u32 link);  ///< from the list of the block that it is linked to
+  /// Whether a region is still what it was.
+  struct Held {
+    u32 region, generation;
+  };
+  Held hold(u32 region) const { return {region, generation_[region]}; }
+  bool still(Held h) const { return generation_[h.region] == h.generation; }
+  u32 region_start(u32 region) const { return first_block_at_ + region * region_size_; }
+  u32 region_end() const { return region_start(region_) + region_size_; }
+  u64 cache_bytes() const;  ///< of code
+  u64 table_bytes() const;
+  static constexpr u32 kGateRoom = 4096, kEntryRoom = 64, kMostEntries = 16;
+  const Op* decode(const Site& site, u32& decoded);
   /// Whether the second page of a crossing block is still what it was; if so its code runs.
   bool crosses_well(JitBlock& block, u64 linear);
   std::optional<u64> second_page(u64 linear);
@@ -200,8 +257,9 @@ class Jit {
   Cpu& cpu_;
   u8 *write_ = nullptr, *run_ = nullptr;
   std::FILE* perf_map_ = nullptr;
-  u32 found_ = 0;  ///< the block that resume() found last
-  u32 used_ = 0, first_block_at_ = 0;
+  u32 found_ = 0;           ///< the block that resume() found last
+  u32 used_ = 0;            ///< where the next block's code goes
+  u32 first_block_at_ = 0;  ///< behind the gates
   std::unique_ptr<Translator> translator_;
 
   // Offsets of the gates.
@@ -210,16 +268,26 @@ class Jit {
         load_vectors, native_fault, iret;
   } gate_{};
 
-  static constexpr u32 kBuckets = 1 << 17, kNoBlock = ~u32{0};
-  std::vector<JitBlock> blocks_;
+  static constexpr u32 kNoBlock = kNone;
+  u64 size_ = 0;  ///< of the cache
+  u32 regions_ = 0, region_size_ = 0;
+  u32 region_ = 0;                              ///< that is being filled
+  u32 evicting_ = 0;                            ///< counts evictions, for PageBlocks::seen
+  std::array<u32, kMostRegions> generation_{};  ///< changes with eviction
+  std::array<u32, kMostRegions> filled_{};      ///< bytes of code, of those filled earlier
   std::vector<u32> buckets_;
-  std::unordered_map<u64, u32> pages_;  ///< page of the memfd -> first block
-  std::vector<Site> sites_;
-  std::vector<Link> links_;
-  std::vector<NativeFault> faults_;
-  std::vector<u8> bytes_;
-  std::unordered_map<u64, std::unique_ptr<Decoded>> decoded_;  ///< by block and offset
-  std::unordered_map<u64, u32> entries_;  ///< linear address and block -> indirect entry
+  struct PageBlocks {
+    u32 first = kNone, seen = 0;
+  };
+  std::unordered_map<u64, PageBlocks> pages_;  ///< page of the memfd -> its blocks
+  Regional<JitBlock> blocks_;
+  Regional<Site> sites_;
+  Regional<Link> links_;
+  Regional<NativeFault> faults_;
+  Regional<u8> bytes_;
+  Regional<Decoded> decoded_;
+  Regional<JumpEntry> entries_;
+  Decoded spare_decoded_;
   /// Deterministic runs (deterministic.hpp): blocks are not linked, instructions are counted.
   bool exact_ = false;
   u32 counted_ = 0;  ///< instructions of the running block that are in Core::instructions
@@ -229,7 +297,6 @@ class Jit {
   u8* const high_area_;
   const u64 vector_components_;  ///< that there are
   bool vectors_wanted_ = false;
-  u32 fault_site_ = ~u32{0};
   /// Guest ticks (Core::ticks) are the host's plus tick_offset_, if plain_ticks_.
   void measure_ticks();
   u64 tick_offset_ = 0;

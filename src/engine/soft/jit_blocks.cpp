@@ -7,32 +7,28 @@
 #include "engine/soft/translator.hpp"
 
 namespace skerry::soft {
-namespace {
-
-/// Room that one block needs at most.
-constexpr u32 kBlockRoom = 2 * Assembler::kRoom;
-
-u32 bucket_of(u64 gpa, u32 mode, u32 buckets) {
-  return static_cast<u32>(((gpa ^ (u64{mode} << 52)) * 0x9e3779b97f4a7c15) >> 40) & (buckets - 1);
-}
-
-}  // namespace
 
 JitBlock* Jit::find(u64 linear, u32 variant) {
   u64 gpa;
   if (!core_.translate_code(linear, gpa)) return nullptr;
   const u32 mode = mode_word() | variant;
-  for (u32 n = buckets_[bucket_of(gpa, mode, kBuckets)]; n != kNoBlock; n = blocks_[n].chain) {
+  for (u32 n = bucket_of(gpa, mode); n != kNoBlock; n = blocks_[n].chain) {
     JitBlock& b = blocks_[n];
     if (b.gpa != gpa || b.mode != mode) continue;
     if (b.gpa2 != ~u64{0}) {
-      if (crosses_well(b, linear)) return &b;
+      if (crosses_well(b, linear)) {
+        ++counters.found_blocks;
+        return &b;
+      }
       if (b.stale || b.gpa2 == ~u64{0}) break;
       continue;  // another address space, another second page
     }
-    if (b.page->version.load(std::memory_order_acquire) == b.version && !b.stale) return &b;
-    if (revalidate(b)) return &b;
-    b.gpa = ~u64{0};
+    if ((b.page->version.load(std::memory_order_acquire) == b.version && !b.stale) ||
+        revalidate(b)) {
+      ++counters.found_blocks;
+      return &b;
+    }
+    retire(b);
     break;
   }
   return translate(gpa, linear, mode);
@@ -69,7 +65,7 @@ bool Jit::crosses_well(JitBlock& b, u64 linear) {
     const Cpu::Core::Page p = core_.page(b.gpa2);
     if (!p.host || std::memcmp(p.host, &bytes_[b.guest + first], b.bytes - first) ||
         !revalidate(b)) {
-      b.gpa = b.gpa2 = ~u64{0};
+      retire(b);
       return false;
     }
     b.version2 = version2;
@@ -83,8 +79,16 @@ void Jit::page_written(u64 page) {
   ++cpu_.tlb.fetch_epoch;
   auto found = pages_.find(page);
   if (found == pages_.end()) return;
-  for (u32 n = found->second; n != kNoBlock; n = blocks_[n].peer) {
+  // Those that were retired meanwhile are left out from now on.
+  u32* from = &found->second.first;
+  for (u32 n = *from; n != kNoBlock; n = blocks_[n].peer) {
     JitBlock& b = blocks_[n];
+    if (b.gpa == ~u64{0}) {
+      b.in_page = kNone;
+      *from = b.peer;
+      continue;
+    }
+    from = &b.peer;
     if (!b.stale) make_stale(b);
   }
 }
@@ -103,26 +107,8 @@ void Jit::make_stale(JitBlock& b) {
   if (!b.wants_flags) lead(b.table, b.stale_table_stub);
 }
 
-void Jit::flush() {
-  ++counters.flushes;
-  cpu_.tlb.flush_jumps();
-  used_ = first_block_at_;
-  blocks_.clear();
-  std::fill(buckets_.begin(), buckets_.end(), kNoBlock);
-  pages_.clear();
-  sites_.clear();
-  fault_site_ = ~u32{0};
-  links_.clear();
-  faults_.clear();
-  bytes_.clear();
-  decoded_.clear();
-  entries_.clear();
-}
-
 JitBlock* Jit::translate(u64 gpa, u64 linear, u32 mode) {
-  if (used_ + kBlockRoom > kCacheSize) flush();
   const u64 began = host_tsc();
-  const u32 number = static_cast<u32>(blocks_.size());
   const u32 offset = static_cast<u32>(gpa & 0xfff);
   JitBlock b;
   b.gpa = gpa;
@@ -148,35 +134,51 @@ JitBlock* Jit::translate(u64 gpa, u64 linear, u32 mode) {
       std::memset(copy + watched, 0xff, step - watched);  // nobody answers
     watched = step;
   };
-  if (!translator_->translate({copy, available}, offset, mode, number, used_, b, fetch)) {
-    // The first instruction goes on in the next page.
-    const std::optional<u64> gpa2 = second_page(linear);
-    if (!gpa2) return nullptr;
-    u64 host2;
-    b.gpa2 = *gpa2;
-    b.page2 = &core_.blocks.code_page(*gpa2, host2);
-    b.version2 = core_.blocks.watch_version(*gpa2, 15);
-    if (host2)
-      std::memcpy(copy + available, reinterpret_cast<const u8*>(host2), 15);
-    else
-      std::memset(copy + available, 0xff, 15);
-    translator_->translate_crossing({copy, available + 15}, offset, mode, number, used_, b,
-                                    static_cast<u32>(cpu_.tlb.fetch_epoch));
-  }
   const Assembler &hot = translator_->hot(), &cold = translator_->cold();
+  // What does not fit is translated again for the next region.
+  for (bool again = false;; again = true) {
+    const u32 number = blocks_.size(), site = sites_.size(), link = links_.size(),
+              fault = faults_.size();
+    if (!translator_->translate({copy, available}, offset, mode, number, used_, b, fetch)) {
+      // The first instruction goes on in the next page.
+      const std::optional<u64> gpa2 = second_page(linear);
+      if (!gpa2) return nullptr;
+      u64 host2;
+      b.gpa2 = *gpa2;
+      b.page2 = &core_.blocks.code_page(*gpa2, host2);
+      b.version2 = core_.blocks.watch_version(*gpa2, 15);
+      if (host2)
+        std::memcpy(copy + available, reinterpret_cast<const u8*>(host2), 15);
+      else
+        std::memset(copy + available, 0xff, 15);
+      translator_->translate_crossing({copy, available + 15}, offset, mode, number, used_, b,
+                                      static_cast<u32>(cpu_.tlb.fetch_epoch));
+    }
+    b.guest = bytes_.size();
+    bytes_.append(copy, b.bytes);
+    if (used_ + hot.size() + cold.size() + 16 + kEntryRoom <= region_end() && !blocks_.full() &&
+        !sites_.full() && !links_.full() && !faults_.full() && !bytes_.full())
+      break;
+    SKERRY_CHECK(!again, "a block fits into an empty region");
+    sites_.rewind(site);
+    links_.rewind(link);
+    faults_.rewind(fault);
+    bytes_.rewind(b.guest);
+    next_region();
+  }
   std::memcpy(write_at(used_), hot.code.get(), hot.size());
   std::memcpy(write_at(used_ + hot.size()), cold.code.get(), cold.size());
   used_ += align_up(hot.size() + cold.size(), 16u);
-  b.guest = static_cast<u32>(bytes_.size());
-  bytes_.insert(bytes_.end(), copy, copy + b.bytes);
-  u32& head = buckets_[bucket_of(gpa, mode, kBuckets)];
+  const u32 number = blocks_.size();
+  u32& head = bucket_of(gpa, mode);
   b.chain = head;
   head = number;
   const Cpu::Core::Page p = core_.page(gpa);
   if (p.host && b.bytes) {
-    auto [entry, fresh] = pages_.try_emplace(p.offset / 4096, kNoBlock);
-    b.peer = entry->second;
-    entry->second = number;
+    b.in_page = static_cast<u32>(p.offset / 4096);
+    PageBlocks& page = pages_[b.in_page];
+    b.peer = page.first;
+    page.first = number;
   }
   blocks_.push_back(b);
   if (perf_map_)
@@ -186,7 +188,7 @@ JitBlock* Jit::translate(u64 gpa, u64 linear, u32 mode) {
   counters.translated_instructions += b.count;
   counters.code_bytes += b.code_bytes;
   counters.translation_ticks += host_tsc() - began;
-  return &blocks_.back();
+  return &blocks_[number];
 }
 
 }  // namespace skerry::soft

@@ -7,18 +7,22 @@
 namespace skerry::soft::block_fuzz {
 namespace {
 
-class Blocks : public testing::TestWithParam<u64> {};
-
-TEST_P(Blocks, do_the_same_as_on_the_interpreter) {
-  Rig rig;
+void run(Rig& rig, u64 from, u64 count) {
   const isa::FeatureSet features = rig.features();
-  for (u64 seed = GetParam(); seed < GetParam() + 150; ++seed) {
+  for (u64 seed = from; seed < from + count; ++seed) {
     Program p = Generator(seed, features).make();
     const Failure f = rig.test(p);
     if (f.empty()) continue;
     ADD_FAILURE() << report(p);
     return;
   }
+}
+
+class Blocks : public testing::TestWithParam<u64> {};
+
+TEST_P(Blocks, do_the_same_as_on_the_interpreter) {
+  Rig rig;
+  run(rig, GetParam(), 150);
   // They do run, mostly to their end.
   EXPECT_GT(rig.runs, 300u);
   EXPECT_GT(rig.runs, 20 * rig.discarded);
@@ -27,6 +31,12 @@ TEST_P(Blocks, do_the_same_as_on_the_interpreter) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Fixed, Blocks, testing::Values(1000, 2000, 3000, 4000));
+
+TEST(BlocksInASmallCache, do_the_same_as_on_the_interpreter) {
+  Rig rig(Jit::kLeastCache);
+  run(rig, 5000, 500);
+  EXPECT_GT(rig.evictions(), 4u);
+}
 
 /// What the comparison would not see it could not report.
 TEST(BlockRig, sees_a_difference) {

@@ -70,18 +70,36 @@ void Jit::make_gates() {
   gate_.native_fault = make(Jit::gate<&Jit::native_fault>, kT0, false);
   while (a.size() % 64) a.byte(0xcc);
   std::memcpy(write_, a.code.get(), a.size());
-  used_ = first_block_at_ = a.size();
+  first_block_at_ = a.size();
+  SKERRY_CHECK(first_block_at_ <= kGateRoom, "the gates are small");
+  open(0);
 }
 
-// Checks that the linear address in kT0 is the one this entry is for.
+// Checks that the linear address in kT0 is the one this entry is for. There is room for one.
 u8* Jit::entry_for(u64 linear, JitBlock& block) {
-  if (block.jump_entry && block.entry_for == linear) return run_at(block.jump_entry);
-  const u64 key = linear ^ (u64{block.code} << 40);
-  u32& known = entries_[key];
-  block.entry_for = linear;
-  if (known) return run_at(block.jump_entry = known);
+  u32 count = 0, last = kNone;
+  for (u32 n = block.entries; n != kNone; n = entries_[n].next) {
+    if (entries_[n].linear == linear) return run_at(entries_[n].code);
+    last = n;
+    ++count;
+  }
+  u32 number = last;
+  if (count < kMostEntries) {
+    number = entries_.size();
+    entries_.push_back({linear, blocks_.number_of(block), used_, block.entries});
+    block.entries = number;
+    used_ += kEntryRoom;
+  } else {
+    // The same code at many addresses: the oldest gives way.
+    JumpEntry& e = entries_[number];
+    cpu_.tlb.each([&](Instance& i) {
+      Instance::SecondJump& known = i.second_jump[Instance::second_jump_index(e.linear)];
+      if (known.linear == e.linear && known.entry == e.code) known.generation = 0;
+    });
+    e.linear = linear;
+  }
   Assembler a;
-  const u32 place = used_;
+  const u32 place = entries_[number].code;
   a.mov_imm(kT1, -linear);
   a.lea(kT1, {kT1, kT0, 0, 0});
   const u32 here = a.jrcxz();
@@ -93,9 +111,8 @@ u8* Jit::entry_for(u64 linear, JitBlock& block) {
   a.lea(kT0, {kT0, kNoReg, 0, -static_cast<i32>(linear & 0xfff)});
   a.store(a.base(at::kCodePage), kT0);
   a.patch32(a.jmp32(), block.table - place);
+  SKERRY_CHECK(a.size() <= kEntryRoom, "an entry is small");
   std::memcpy(write_at(place), a.code.get(), a.size());
-  used_ += align_up(a.size(), 16u);
-  known = block.jump_entry = place;
   return run_at(place);
 }
 

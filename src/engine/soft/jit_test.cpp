@@ -1,5 +1,5 @@
-// Translated code and what disturbs it: stops, steps, breakpoints, interrupts, changes to code, a
-// full code cache. Several vCPUs: jit_smp_test.cpp. What runs here runs on the interpreter as well.
+// Translated code and what disturbs it: stops, steps, breakpoints, interrupts, changes to code.
+// Several vCPUs: jit_smp_test.cpp. What runs here runs on the interpreter as well.
 #include "engine/soft/jit.hpp"
 
 #include <thread>
@@ -225,34 +225,6 @@ TEST_F(Translated, the_stack_is_wide_whatever_the_address_size) {
 }
 
 // ---- code that changes
-
-TEST_F(Translated, a_full_code_cache_is_emptied) {
-  // 1: add dword [rip + (imm)], 1; mov eax, imm; add rbx, rax; 40 x add [rsi+rdi+8i], ecx; dec rcx;
-  // jnz 1b; hlt
-  std::vector<u8> text = {0x83, 0x05, 0x01, 0, 0, 0, 1, 0xb8, 0, 0, 0, 0, 0x48, 0x01, 0xc3};
-  for (u8 i = 0; i < 40; ++i)
-    for (u8 b : {0x01, 0x8c, 0x3e, 8 * (i & 15), 0, 0, 0}) text.push_back(b);
-  text.insert(text.end(), {0x48, 0xff, 0xc9, 0x0f, 0x85});
-  const u32 back = static_cast<u32>(-static_cast<i64>(text.size() + 4));
-  for (u32 i = 0; i < 4; ++i) text.push_back(static_cast<u8>(back >> (8 * i)));
-  text.push_back(0xf4);
-  constexpr u64 kTimes = 26000;
-  state.gpr[machine::rcx] = kTimes;
-  state.gpr[machine::rbx] = 0;
-  state.gpr[machine::rsi] = 0x200000;
-  state.gpr[machine::rdi] = 64;
-  // Some 2 KiB of host code each time.
-  const u64 rounds = counters() ? 1 + Jit::kCacheSize / (kTimes * 1500) : 1;
-  for (u64 i = 0; i < rounds && !(counters() && counters()->flushes); ++i) {
-    ASSERT_TRUE(memory->write(kCodeAt, text));
-    start();
-    ASSERT_EQ(run_to_halt(), kCodeAt + text.size() - 1);
-    EXPECT_EQ(reg(machine::rbx), kTimes * (kTimes + 1) / 2);
-  }
-  if (counters()) {
-    EXPECT_GT(counters()->flushes, 0u);
-  }
-}
 
 TEST_F(Translated, data_in_a_code_page_does_not_cost_translations) {
   ASSERT_TRUE(memory->write(kCodeAt, kCounting));

@@ -3,6 +3,7 @@
 // registers stay in the host's, and are saved only when other C++ is about to run.
 #include "engine/soft/jit.hpp"
 #include "engine/soft/thunk_code.hpp"
+#include "engine/soft/translator.hpp"
 
 namespace skerry::soft {
 
@@ -69,17 +70,93 @@ u8* Jit::load_across(const Site& s) {
   return run_at(s.checked);
 }
 
+u8* Jit::other_of(const Site& s) const {
+  if (s.other == kNone) return nullptr;
+  // It may have been evicted, and its number be another's.
+  const JitBlock &own = blocks_[s.block], &other = blocks_[s.other];
+  if (other.gpa != ((own.gpa & ~u64{0xfff}) | s.at) || other.mode != (own.mode | kModeUnmerged))
+    return nullptr;
+  return run_at(other.code);
+}
+
+// A page walk that changes nothing: 4-level paging, RAM, all permissions granted, accessed (and for
+// writes dirty) bits set. What it finds is in Instance::second afterwards. Else false: walk.cpp and
+// mmu.cpp know better.
+bool Jit::quick_walk(u64 at, bool write) {
+  constexpr u64 kPresent = 1, kWritable = 2, kUser = 4, kAccessed = 0x20, kDirty = 0x40,
+                kLarge = 0x80, kGlobal = 0x100, kAddress = 0x000f'ffff'ffff'f000;
+  const machine::CpuState& state = cpu_.s;
+  // `current` is not `context` while every access has to be looked at.
+  if (!cpu_.flat || cpu_.tlb.current != cpu_.tlb.context || !canonical(at) || core_.any_watched() ||
+      !(state.cr0 & (u64{1} << 31)))
+    return false;
+  const u64 physical = core_.shared.physical_mask;
+  const u64 reserved = (~physical & kAddress) | (state.efer & (1 << 11) ? 0 : u64{1} << 63);
+  const memory::Slot* slot = nullptr;
+  auto host_of = [&](u64 gpa) -> u8* {
+    for (const memory::Slot& s : core_.shared.slots)
+      if (gpa - s.start < s.size) {
+        slot = &s;
+        return s.host + (gpa - s.start);
+      }
+    return nullptr;
+  };
+  u64 e = state.cr3 & kAddress & physical, all = kWritable | kUser;
+  u32 shift = 39;
+  for (;; shift -= 9) {
+    const u8* table = host_of((e & kAddress) + (at >> shift & 0x1ff) * 8);
+    if (!table) return false;
+    e = __atomic_load_n(reinterpret_cast<const u64*>(table), __ATOMIC_ACQUIRE);
+    if ((e & (kPresent | kAccessed)) != (kPresent | kAccessed) || (e & reserved)) return false;
+    all &= e;
+    if (shift == 12) break;
+    if (e & kLarge) {
+      if (shift > 30 || (e & ((u64{1} << shift) - 1) & ~u64{0x1fff})) return false;
+      break;
+    }
+  }
+  const bool user = cpu_.cpl == 3;
+  if (user ? !(all & kUser) : (all & kUser) && (state.cr4 & (1 << 21)) && !(cpu_.rflags & AC_))
+    return false;
+  if (write && (!(all & kWritable) || !(e & kDirty))) return false;
+  const u64 mask = (u64{1} << shift) - 1;
+  const u64 gpa = ((e & kAddress & ~mask) | (at & mask & ~u64{0xfff}));
+  u8* host = host_of(gpa);
+  const u64 offset = host ? slot->offset + (gpa - slot->start) : 0;
+  if (!host || offset >= core_.memory.dirty().pages() * memory::kPageSize) return false;
+  const bool writable = (all & kWritable) && (e & kDirty) && slot->writable,
+             is_global = (e & kGlobal) && (state.cr4 & (1 << 7));
+  Instance& i = *cpu_.tlb.current;
+  i.remember(i.second[Instance::second_index(at)], at & ~u64{0xfff}, reinterpret_cast<u64>(host),
+             offset, is_global, writable);
+  ++counters.tlb_fills;
+  if (shift == 12) return true;
+  cpu_.tlb.note_large(at, shift);
+  const u64 in_region = at & 0x1ff000, first = gpa - in_region;
+  if (first - slot->start < slot->size && slot->size - (first - slot->start) >= 2 * MiB)
+    i.remember(i.large[Instance::large_index(at)], at & ~u64{0x1fffff},
+               reinterpret_cast<u64>(host) - in_region, offset - in_region, is_global, writable);
+  return true;
+}
+
 u8* Jit::refill(u32 n) {
   const Site& s = sites_[n];
   const u64 at = cpu_.scratch, page = at & ~u64{0xfff};
-  if ((at & 0xfff) + s.size > 4096) return s.other ? run_at(s.other) : load_across(s);
+  if ((at & 0xfff) + s.size > 4096) {
+    if (u8* to = other_of(s)) return to;
+    return load_across(s);
+  }
   Instance& i = *cpu_.tlb.current;
   const Instance::Second* found = &i.second[Instance::second_index(at)];
   u64 inside = 0;
   if (found->page != page || !i.current(*found)) {
-    found = &i.large[Instance::large_index(at)];
-    inside = at & 0x1ff000;
-    if (found->page != (at & ~u64{0x1fffff}) || !i.current(*found)) return nullptr;
+    const Instance::Second& large = i.large[Instance::large_index(at)];
+    if (large.page == (at & ~u64{0x1fffff}) && i.current(large)) {
+      found = &large;
+      inside = at & 0x1ff000;
+    } else if (!quick_walk(at, s.write)) {
+      return nullptr;
+    }
   }
   bool writable = false;
   if (s.write && !found->writable) return nullptr;

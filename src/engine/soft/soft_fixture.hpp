@@ -1,6 +1,7 @@
 // For tests: one or more software vCPUs over 16 MiB of memory, with descriptor tables, page tables
 // and an IDT whose handlers are HLTs at known places. No devices: port and MMIO accesses are
-// answered by hooks. $SKERRY_TEST_ENGINE=soft,interpreter: on the interpreter.
+// answered by hooks. $SKERRY_TEST_ENGINE=soft,interpreter: on the interpreter;
+// $SKERRY_TEST_CODE_CACHE=BYTES: with a code cache of that size.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -12,6 +13,7 @@
 
 #include "engine/soft/engine.hpp"
 #include "engine/soft/segments.hpp"
+#include "engine/soft/testing_cache.hpp"
 #include "engine/soft/vcpu.hpp"
 
 namespace skerry::soft {
@@ -29,7 +31,7 @@ constexpr u16 kCode64 = 0x08, kData = 0x10, kCode32 = 0x18, kCode16 = 0x20, kUse
 
 class SoftTest : public testing::Test {
  protected:
-  explicit SoftTest(unsigned cpus = 1) {
+  explicit SoftTest(unsigned cpus = 1, u64 code_cache = test_code_cache()) {
     memory = std::move(memory::GuestMemory::create(16 * MiB)).value();
     engine = std::move(create_engine()).value();
     machine::EngineSetup setup;
@@ -40,6 +42,7 @@ class SoftTest : public testing::Test {
     setup.tsc_hz = 1'000'000'000;
     const char* chosen = std::getenv("SKERRY_TEST_ENGINE");
     setup.interpreter = chosen && std::string_view(chosen) == "soft,interpreter";
+    setup.code_cache = code_cache;
     EXPECT_TRUE(engine->configure(setup));
     for (unsigned i = 0; i < cpus; ++i)
       vcpus.push_back(std::move(engine->create_vcpu(i, nullptr)).value());

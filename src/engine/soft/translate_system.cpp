@@ -76,7 +76,10 @@ bool Translator::system_inline(const Insn& insn) const {
       return kernel && insn.op[1].kind == OperandKind::control &&
              (insn.op[1].reg == 0 || (insn.op[1].reg >= 2 && insn.op[1].reg <= 4));
     case Sem::rdfsbase:
-    case Sem::rdgsbase: return insn.op[0].size == 8;
+    case Sem::rdgsbase:
+    case Sem::wrfsbase:
+    case Sem::wrgsbase: return insn.op[0].size == 8;
+    case Sem::serialize: return !jit_.exact_;
     case Sem::iret: return kernel && insn.opsize == 8;
     case Sem::syscall: return !kernel;
     case Sem::sysret: return kernel && insn.opsize == 8;
@@ -260,6 +263,27 @@ void Translator::system(const Item& item) {
       fall_back_if(cE, site);
       hot_.load(kT0, hot_.base(segment_at(insn.sem == Sem::rdfsbase ? machine::fs : gs) + kBaseIn));
       write_guest(insn.op[0].reg, kT0);
+      break;
+    case Sem::wrfsbase:
+    case Sem::wrgsbase: {
+      const u8 n = insn.sem == Sem::wrfsbase ? machine::fs : gs;
+      test_mem(at::kCr4, system::kCr4Fsgsbase);
+      fall_back_if(cE, site);
+      read_guest(kT0, insn.op[0].reg);
+      hot_.mov(kT1, kT0);  // canonical: bits 63:47 are the same
+      hot_.shift_imm(4, kT1, 16);
+      hot_.shift_imm(7, kT1, 16);
+      hot_.op_reg(0x3b, kT1, kT0);
+      fall_back_if(cNE, site);
+      hot_.store(hot_.base(segment_at(n) + kBaseIn), kT0);
+      hot_.store(hot_.base(at::kSegBase + 8 * n), kT0);
+      break;
+    }
+    case Sem::serialize:
+      // Stores are done; and whoever wrote code has said so.
+      hot_.bytes({0x0f, 0xae, 0xf0});  // mfence
+      alu_mem32(7, at::kGo, 0);
+      fall_back_if(cE, site);
       break;
     default: break;
   }

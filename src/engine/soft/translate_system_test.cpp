@@ -54,6 +54,31 @@ TEST_F(TranslatedSystem, an_unmasked_x87_exception_comes_at_the_next_waiting_ins
   EXPECT_EQ(stack(0), kCodeAt + 9);
 }
 
+TEST_F(TranslatedSystem, segment_bases_are_written_at_once_if_they_may_be) {
+  // wrfsbase rax; wrgsbase rbx; mov rdx, fs:[8]; mov rsi, gs:[8]; rdfsbase rcx; hlt
+  code(kCodeAt, {0xf3, 0x48, 0x0f, 0xae, 0xd0, 0xf3, 0x48, 0x0f, 0xae, 0xdb, 0x64, 0x48,
+                 0x8b, 0x14, 0x25, 8,    0,    0,    0,    0x65, 0x48, 0x8b, 0x34, 0x25,
+                 8,    0,    0,    0,    0xf3, 0x48, 0x0f, 0xae, 0xc1, 0xf4});
+  put<u64>(kData + 8, 1234);
+  put<u64>(kData + 0x108, 5678);
+  state.cr4 |= 1 << 16;
+  state.gpr[machine::rax] = kData;
+  state.gpr[machine::rbx] = kData + 0x100;
+  start();
+  EXPECT_EQ(run_to_halt(), kCodeAt + 33);
+  EXPECT_EQ(reg(machine::rdx), 1234u);
+  EXPECT_EQ(reg(machine::rsi), 5678u);
+  EXPECT_EQ(reg(machine::rcx), kData);
+  state.gpr[machine::rbx] = u64{1} << 47;  // not canonical
+  start();
+  run_to(GP);
+  EXPECT_EQ(stack(1), kCodeAt + 5);
+  state.cr4 &= ~u64{1 << 16};
+  start();
+  run_to(UD);
+  EXPECT_EQ(stack(0), kCodeAt);
+}
+
 TEST_F(TranslatedSystem, fast_returns_check_what_they_load) {
   // push 0x1234 as CS of the frame: IRET raises #GP with that selector and changes nothing.
   code(kCodeAt, {0x48, 0xcf});

@@ -378,7 +378,7 @@ void Translator::to_gate(Assembler& a, u32 gate) {
 
 u32 Translator::new_site(const Item& item, u32 size, bool write) {
   jit_.sites_.push_back({block_, place_ + hot_.size(), 0, item.at, static_cast<u16>(size),
-                         item.insn.length, write, static_cast<u8>(current_), false, 0, nullptr});
+                         item.insn.length, write, static_cast<u8>(current_), false});
   return static_cast<u32>(jit_.sites_.size() - 1);
 }
 
