@@ -151,6 +151,29 @@ TEST_F(Translated, mov_ss_holds_back_a_data_breakpoint) {
   EXPECT_EQ(stack(0), kCodeAt + 9);
 }
 
+TEST_F(Translated, loads_from_two_pages_read_both) {
+  // 1: mov rax, [rsi]; movdqu xmm0, [rsi-4]; add rdi, rax; dec rcx; jnz 1b; movdqa [rbp], xmm0; hlt
+  code(kCodeAt, {0x48, 0x8b, 0x06, 0xf3, 0x0f, 0x6f, 0x46, 0xfc, 0x48, 0x01, 0xc7,
+                 0x48, 0xff, 0xc9, 0x75, 0xf0, 0x66, 0x0f, 0x7f, 0x45, 0x00, 0xf4});
+  put<u64>(0x200ff0, 0x1716151413121110);
+  put<u64>(0x200ff8, 0x1f1e1d1c1b1a1918);
+  put<u64>(0x201000, 0x2726252423222120);
+  state.cr4 |= 0x200;
+  state.gpr[machine::rcx] = 1000;
+  state.gpr[machine::rdi] = 0;
+  state.gpr[machine::rsi] = 0x200ffb;
+  state.gpr[machine::rbp] = 0x300000;
+  start();
+  EXPECT_EQ(run_to_halt(), kCodeAt + 21);
+  EXPECT_EQ(reg(machine::rax), 0x2221201f1e1d1c1bu);
+  EXPECT_EQ(reg(machine::rdi), 1000 * 0x2221201f1e1d1c1bu);
+  EXPECT_EQ(get<u64>(0x300000), 0x1e1d1c1b1a191817u);
+  EXPECT_EQ(get<u64>(0x300008), 0x262524232221201fu);
+  if (counters()) {
+    EXPECT_GE(counters()->loads_across, 1900u);
+  }
+}
+
 // 1: inc rbx; mov [rsi], rbx; dec rcx; jnz 1b; hlt
 constexpr u8 kCounting[] = {0x48, 0xff, 0xc3, 0x48, 0x89, 0x1e, 0x48, 0xff, 0xc9, 0x75, 0xf5, 0xf4};
 
