@@ -177,6 +177,8 @@ class Jit {
   bool fast_iret(u32 site, u8*& to);
   u8* refill(u32 site);  ///< null if that does not help
   bool quick_walk(u64 at, bool write);
+  /// What dispatch() comes to where nothing has to be made; else null.
+  u8* quick_dispatch(u64 target);
   u8* load_across(const Site& site);  ///< a load from two pages, if the TLB has both
   /// Where the same without groups goes on, null if that has to be found.
   u8* other_of(const Site& site) const;
@@ -208,7 +210,10 @@ class Jit {
 
   // ---- the cache (jit_cache.cpp)
   void set_size(u64 bytes);
-  u32& bucket_of(u64 gpa, u32 mode);
+  u32& bucket_of(u64 gpa, u32 mode) {
+    const u64 hash = ((gpa ^ (u64{mode} << 52)) * 0x9e3779b97f4a7c15) >> 40;
+    return buckets_[hash & (buckets_.size() - 1)];
+  }
   void open(u32 region);
   void next_region();
   void evict(u32 region);

@@ -39,11 +39,6 @@ void Jit::set_size(u64 bytes) {
   buckets_.assign(std::bit_ceil(size_ / 512), kNoBlock);
 }
 
-u32& Jit::bucket_of(u64 gpa, u32 mode) {
-  const u64 hash = ((gpa ^ (u64{mode} << 52)) * 0x9e3779b97f4a7c15) >> 40;
-  return buckets_[hash & (buckets_.size() - 1)];
-}
-
 u64 Jit::cache_bytes() const {
   u64 all = used_ - region_start(region_);
   for (u32 r = 0; r < regions_; ++r)

@@ -177,6 +177,36 @@ u8* Jit::refill(u32 n) {
   return run_at(s.retry);
 }
 
+// The tables of jumps were cleared, or never had this one; the block is there, and so is its entry
+// for the address.
+u8* Jit::quick_dispatch(u64 target) {
+  Instance& i = *cpu_.tlb.current;
+  const FetchTlb::Entry& page = i.fetch.entry[FetchTlb::index(target)];
+  if (exact_ || page.page != (target & ~u64{0xfff}) || !canonical(target) ||
+      &i != cpu_.tlb.context || !cpu_.attention.go_.load(std::memory_order_relaxed))
+    return nullptr;
+  const u32 mode = mode_word();
+  if (i.mode != mode) return nullptr;
+  const u64 gpa = page.gpa | (target & 0xfff);
+  u32 n = bucket_of(gpa, mode);
+  while (n != kNone && (blocks_[n].gpa != gpa || blocks_[n].mode != mode)) n = blocks_[n].chain;
+  if (n == kNone) return nullptr;
+  const JitBlock& b = blocks_[n];
+  if (b.stale || b.gpa2 != ~u64{0} || b.page->version.load(std::memory_order_acquire) != b.version)
+    return nullptr;
+  n = b.entries;
+  while (n != kNone && entries_[n].linear != target) n = entries_[n].next;
+  if (n == kNone) return nullptr;
+  const u32 entry = entries_[n].code;
+  i.set_jump(target, reinterpret_cast<u64>(run_at(entry)));
+  i.second_jump[Instance::second_jump_index(target)] = {target, entry, b.code, i.jump_generation};
+  i.jumps_nonglobal |= !page.global;
+  i.jump_pages.add(target >> 12);
+  ++counters.found_blocks;
+  cpu_.code_page = target & ~u64{0xfff};
+  return run_at(b.code);
+}
+
 u8* Jit::gate_dispatch(Cpu* cpu, u64 target) {
   Jit& jit = *cpu->core->jit;
   Instance& i = *cpu->tlb.current;
@@ -188,6 +218,7 @@ u8* Jit::gate_dispatch(Cpu* cpu, u64 target) {
     cpu->code_page = target & ~u64{0xfff};
     return jit.run_at(known.code);
   }
+  if (u8* to = jit.quick_dispatch(target)) return to;
   jit.leave_vectors();
   return jit.enter_vectors(jit.dispatch(target));
 }
