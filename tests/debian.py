@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+"""A whole Debian system: built by `skerry image build`, set up by cloud-init, started from its own disk.
+
+  tests/debian.py --skerry build/release/bin/skerry [--engine soft] [--image FILE] [--timing] [--verbose]
+
+The image is built once and kept in build/debian; it needs a Debian mirror, and the test skips, saying why, where
+none can be reached. The guest must come to a login, systemd to `running` with no unit failed, the host name and
+the user of the seed disk must be there, the filesystem must fill the disk, and the machine must power off.
+"""
+import argparse
+import hashlib
+import os
+import pathlib
+import re
+import selectors
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+SKIP = 77
+HERE = pathlib.Path(__file__).resolve().parent
+IMAGES = pathlib.Path(os.environ.get("SKERRY_DEBIAN") or HERE.parent / "build/debian")
+ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|[()].)")
+SCALE = float(os.environ.get("SKERRY_TEST_SCALE", "1"))
+
+
+class Skipped(Exception):
+    pass
+
+
+def image(skerry):
+    """The image's path; builds it if there is none of this recipe."""
+    recipe = hashlib.sha256((HERE.parent / "share/image-build").read_bytes()).hexdigest()[:12]
+    path = IMAGES / f"debian-12-{recipe}.raw"
+    if path.exists():
+        return path
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    built = subprocess.run([skerry, "image", "build", "debian-12", "-o", str(path)], stderr=subprocess.PIPE, text=True)
+    if built.returncode != 0:
+        if "cannot reach the mirror" in built.stderr or "needs programs" in built.stderr:
+            raise Skipped(built.stderr.strip().splitlines()[-2])
+        raise SystemExit(f"FAILED: skerry image build: {built.stderr}")
+    for old in IMAGES.glob("debian-12-*.raw"):
+        if old != path:
+            old.unlink()
+    return path
+
+
+class Console:
+    """The serial console of a running machine, where root is logged in."""
+
+    def __init__(self, command, verbose):
+        self.began, self.said, self.verbose = time.monotonic(), "", verbose
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self.process.stdout, selectors.EVENT_READ)
+
+    def wait(self, pattern, limit):
+        """Everything up to a match of `pattern` in what comes from now on."""
+        end = time.monotonic() + limit * SCALE
+        while not (found := re.search(pattern, ESCAPES.sub("", self.said), re.M)):
+            left = end - time.monotonic()
+            data = os.read(self.process.stdout.fileno(), 65536) if left > 0 and self.selector.select(left) else None
+            if not data:
+                print(ESCAPES.sub("", self.said)[-4000:])
+                why = f"not within {limit * SCALE:.0f} s" if data is None else "the machine ended first"
+                raise SystemExit(f"FAILED: no {pattern!r}: {why}")
+            text = data.decode("utf-8", "replace").replace("\r", "")
+            if self.verbose:
+                print(text, end="", flush=True)
+            self.said += text
+        plain = ESCAPES.sub("", self.said)
+        self.said = plain[found.end():]
+        return plain[:found.end()]
+
+    def ask(self, command, limit=60):
+        """What a command prints. Marks around it tell it from its echo and from messages of services."""
+        self.process.stdin.write(f"echo; echo BEGIN-$((1)); {command}; echo END-$((1))\n".encode())
+        self.process.stdin.flush()
+        self.wait(r"^BEGIN-1$", limit)
+        return self.wait(r"^END-1$", limit).removesuffix("END-1").strip()
+
+
+def check(args, scratch):
+    disk = pathlib.Path(scratch) / "disk.raw"
+    subprocess.run(["cp", "--sparse=always", "--reflink=auto", str(args.image or image(args.skerry)), str(disk)], check=True)
+    with open(disk, "r+b") as file:
+        file.truncate(5 << 30)  # a larger one than was built
+    key = pathlib.Path(scratch) / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    console = Console([args.skerry, "run", "--engine", args.engine, "--boot-from-disk", "--disk", f"path={disk}",
+                       "--memory", "1G", "--hostname", "whole-debian", "--user", "ann", "--ssh-key", f"{key}.pub"],
+                      args.verbose)
+    wrong = []
+
+    def expect(what, got, pattern):
+        good = re.search(pattern, got, re.M)  # services write to the console as well
+        print(f"{what}: {'ok' if good else 'FAILED'} ({' / '.join(got.splitlines())})", flush=True)
+        if not good:
+            wrong.append(what)
+
+    try:
+        console.wait(r"root@[\w-]+:~# ", 240)
+        login = time.monotonic() - console.began
+        print(f"a login after {login:.1f} s", flush=True)
+        expect("systemd", console.ask("systemctl is-system-running --wait", 240), r"^running$")
+        running = time.monotonic() - console.began
+        expect("failed units", console.ask("systemctl --failed --no-legend | wc -l"), r"^0$")
+        expect("cloud-init", console.ask("cloud-init status"), r"^status: done$")
+        expect("host name", console.ask("hostname"), r"^whole-debian$")
+        expect("user", console.ask("id -un ann; sudo -u ann sudo -n id -u"), r"^ann\n0$")
+        expect("key", console.ask("cat /home/ann/.ssh/authorized_keys"),
+               re.escape(pathlib.Path(f"{key}.pub").read_text().strip()))
+        expect("size", console.ask("df -BM --output=size / | tail -1"), r"^\s*4[0-9]{3}M$|^\s*5[01][0-9]{2}M$")
+        expect("ssh server", console.ask("systemctl is-active ssh"), r"^active$")
+        console.process.stdin.write(b"poweroff\n")
+        console.process.stdin.flush()
+        console.wait(r"Power down", 120)
+        status = console.process.wait(timeout=60 * SCALE)
+        expect("exit status", str(status), "^0$")
+        if args.timing:
+            print(f"timing login {login:.2f}\ntiming running {running:.2f}")
+    finally:
+        console.process.kill()
+        console.process.wait()
+    fsck = subprocess.run(["e2fsck", "-fn", str(disk)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          env=dict(os.environ, PATH=os.environ["PATH"] + ":/sbin:/usr/sbin"))
+    expect("filesystem", "clean" if fsck.returncode == 0 else fsck.stdout, "^clean$")
+    print(f"FAILED: {', '.join(wrong)}" if wrong else "the whole system is well")
+    return 1 if wrong else 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--skerry", required=True)
+    parser.add_argument("--engine", default="soft")
+    parser.add_argument("--image", help="an image that is there already")
+    parser.add_argument("--timing", action="store_true")
+    parser.add_argument("--verbose", action="store_true")
+    args = parser.parse_args()
+    if not shutil.which("ssh-keygen"):
+        print("skipped: no ssh-keygen; apt-get install openssh-client")
+        return SKIP
+    try:
+        with tempfile.TemporaryDirectory(prefix="skerry-debian-", dir="/var/tmp") as scratch:
+            return check(args, scratch)
+    except Skipped as why:
+        print(f"skipped: {why}")
+        return SKIP
+
+
+if __name__ == "__main__":
+    sys.exit(main())
