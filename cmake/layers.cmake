@@ -20,5 +20,5 @@ set(SKERRY_LAYERS
   "virtio:base state memory machine pci storage net"
   "board:base state memory machine irq pci devices virtio storage net schema seed bootdisk"
   "vmm:base state memory machine irq pci devices virtio storage net schema seed bootdisk board engine/kvm engine/soft isa"
-  "cli:base schema"
+  "cli:base schema storage"
 )

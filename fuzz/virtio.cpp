@@ -6,11 +6,11 @@
 #include <sys/uio.h>
 
 #include "fuzz/input.hpp"
+#include "storage/memory_disk.hpp"
 #include "virtio/balloon.hpp"
 #include "virtio/blk.hpp"
 #include "virtio/console.hpp"
 #include "virtio/fake_driver.hpp"
-#include "virtio/memory_disk.hpp"
 #include "virtio/rng.hpp"
 
 namespace skerry::fuzz {
@@ -26,8 +26,8 @@ constexpr u64 kAll = kFeatureVersion1 | kFeatureIndirect | kFeatureEventIdx;
 constexpr unsigned kQueues = 1, kGoodQueue = 0;
 constexpr u8 kGoodRequest = 8;  // get id
 std::unique_ptr<VirtioDevice> make(Rig& rig) {
-  return std::make_unique<Blk>("device", rig.environment(), std::make_unique<MemoryDisk>(64 * KiB),
-                               "serial");
+  return std::make_unique<Blk>("device", rig.environment(),
+                               std::make_unique<storage::MemoryDisk>(64 * KiB), "serial");
 }
 void host_input(VirtioDevice&, std::span<const u8>) {}
 #elif defined(SKERRY_FUZZ_rng)

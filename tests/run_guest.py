@@ -127,9 +127,15 @@ def attempt(name, row, args):
         if row.get("disk", "rw") != "none":
             disk = pathlib.Path(scratch) / "disk.img"
             shutil.copyfile(GUESTS / "disk.img", disk)
+            if row.get("disk") == "qcow2":
+                top = pathlib.Path(scratch) / "top.qcow2"
+                subprocess.run([args.skerry, "image", "create", "-b", "disk.img", "-F", "raw", str(top)], check=True)
+                disk = top
             command += ["--disk", f"path={disk}" + (",readonly" if row.get("disk") == "ro" else "")]
         scale = float(os.environ.get("SKERRY_TEST_SCALE", "1"))
         run = Run(command, row.get("input", []), row["timeout"] * scale, args.verbose)
+        damage = row.get("disk") == "qcow2" and subprocess.run(
+            [args.skerry, "image", "check", str(disk)], capture_output=True, text=True)
 
     said = [line for _, line in run.lines]
     wrong = []
@@ -145,6 +151,8 @@ def attempt(name, row, args):
     for text in row.get("expect", []):
         if not any(text in line and "# " not in line for line in said):
             wrong.append(f"no '{text}'")
+    if damage and damage.returncode != 0:
+        wrong.append(f"the image: {damage.stdout}{damage.stderr}")
     if not any("SKERRY-INIT: uptime" in line for line in said):
         wrong.append("init was not reached")
 

@@ -20,7 +20,7 @@
 #include "irq/pit.hpp"
 #include "pci/bus.hpp"
 #include "seed/cloud_init.hpp"
-#include "storage/raw_disk.hpp"
+#include "storage/image.hpp"
 #include "virtio/balloon.hpp"
 #include "virtio/blk.hpp"
 #include "virtio/console.hpp"
@@ -266,15 +266,34 @@ Result<> Board::Parts::add_function(std::unique_ptr<virtio::VirtioDevice> device
   return {};
 }
 
+namespace {
+
+Result<std::unique_ptr<storage::Disk>> open_disk(const schema::DiskSpec& d) {
+  storage::OpenOptions options;
+  options.readonly = d.readonly || d.overlay;
+  options.direct = d.direct;
+  if (d.format == schema::DiskFormat::raw) options.format = storage::Format::raw;
+  if (d.format == schema::DiskFormat::qcow2) options.format = storage::Format::qcow2;
+  auto disk = std::move(TRY(storage::open_image(d.path, options)).disk);
+  return d.overlay ? storage::open_overlay(std::move(disk)) : std::move(disk);
+}
+
+}  // namespace
+
 Result<> Board::Parts::add_virtio() {
   Machine& m = *machine;
   virtio::Environment environment{m.memory(), m.loop(), m.lock()};
   for (size_t i = 0; i < spec.disks.size(); ++i) {
     const schema::DiskSpec& d = spec.disks[i];
-    auto disk = TRY(storage::RawDisk::open(d.path, {d.readonly}));
-    if (i == 0) boot_disk = disk.get();
-    TRY_VOID(add_function(std::make_unique<virtio::Blk>(
-        fmt::format("disk{}", i), environment, std::move(disk), fmt::format("skerry{}", i))));
+    auto image = TRY(open_disk(d));
+    if (i == 0) boot_disk = image.get();
+    std::string serial = d.serial.empty() ? fmt::format("skerry{}", i) : d.serial;
+    // A queue for each CPU, so that they do not wait for each other.
+    auto disk = std::make_unique<virtio::Blk>(fmt::format("disk{}", i), environment,
+                                              std::move(image), std::move(serial), spec.cpus);
+    virtio::Blk::Limits limits{d.bps.count, d.bps_burst.count, d.iops, d.iops_burst};
+    if (limits != virtio::Blk::Limits{}) disk->set_limits(limits, m.clock());
+    TRY_VOID(add_function(std::move(disk)));
   }
   if (schema::wants_seed(spec)) {
     auto seed = TRY(open_seed(spec));

@@ -49,14 +49,10 @@ TEST(ImageBuild, MistakesNameTheRemedy) {
     EXPECT_NE(error_of({"debian-12", "-o", "d", "--packages", bad}), "accepted") << bad;
   for (auto bad : {"mirror", "ftp://x", "http://a b", "http://x\n"})
     EXPECT_NE(error_of({"debian-12", "-o", "d", "--mirror", bad}), "accepted") << bad;
-  auto unknown = parse_command({"image", "bild"});
-  ASSERT_FALSE(unknown);
-  EXPECT_EQ(unknown.error().what, "unknown image command 'bild'; did you mean 'build'?");
 }
 
 TEST(ImageBuild, Help) {
-  for (Args args :
-       {Args{"image"}, {"image", "--help"}, {"image", "build", "-h"}, {"help", "image"}})
+  for (Args args : {Args{"image", "build", "-h"}, {"help", "image", "build"}})
     EXPECT_EQ(std::get<PrintCommand>(*parse_command(args)).text, image_build_help());
 }
 

@@ -1,6 +1,7 @@
 // `skerry`: the command line.
 #include <cstdio>
 
+#include "cli/image.hpp"
 #include "cli/launch.hpp"
 #include "cli/run_options.hpp"
 #include "schema/exit_status.hpp"
@@ -51,6 +52,7 @@ int main(int argc, char** argv) {
   }
   if (auto* ctl = std::get_if<cli::CtlCommand>(&*command)) return cli::run_ctl(*ctl);
   if (auto* build = std::get_if<cli::ImageBuildCommand>(&*command)) return image_build(*build);
+  if (auto* image = std::get_if<cli::ImageCommand>(&*command)) return cli::run_image(image->args);
   if (auto* asked = std::get_if<cli::DoctorCommand>(&*command)) return doctor(*asked);
   return run(std::get<cli::RunCommand>(*command));
 }

@@ -9,6 +9,7 @@
 
 #include "base/fd.hpp"
 #include "base/log.hpp"
+#include "cli/image.hpp"
 #include "cli/parsing.hpp"
 #include "schema/help.hpp"
 
@@ -85,6 +86,7 @@ std::string main_help() {
          wrapped("run", "boot a machine in the foreground") +
          wrapped("ctl", "command a running machine: pause, reset, statistics, console...") +
          wrapped("image build", "make the disk of a whole Debian system") +
+         wrapped("image VERB", "make, look at, convert and mend disk images") +
          wrapped("doctor", "what this host can do for Skerry, and how to improve it") +
          wrapped("help [COMMAND]", "this text, or a command's options") +
          wrapped("--version", "the version") +
@@ -196,8 +198,11 @@ Result<Command> parse_command(const std::vector<std::string>& args) {
   if (word == "--version" || word == "version") return PrintCommand{version_text()};
   if (word == "--help" || word == "-h" || word == "help") {
     if (rest.size() > 1 && rest[0] == "ctl") return PrintCommand{ctl_help(rest[1])};
+    if (!rest.empty() && rest[0] == "image" && (rest.size() < 2 || rest[1] != "build"))
+      return PrintCommand{image_help(rest.size() > 1 ? rest[1] : "")};
     return PrintCommand{help_for(rest.empty() ? "" : rest[0])};
   }
+  if (word == "image" && (rest.empty() || rest[0] != "build")) return ImageCommand{rest};
   if (word == "image") {
     auto parsed = TRY(parse_image_build(rest));
     if (!parsed) return PrintCommand{image_build_help()};

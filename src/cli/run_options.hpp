@@ -18,12 +18,16 @@ struct RunCommand {
 struct DoctorCommand {
   bool json = false;
 };
+/// `skerry image`: everything after it (cli/image.hpp).
+struct ImageCommand {
+  std::vector<std::string> args;
+};
 /// Help or version: to be printed on stdout.
 struct PrintCommand {
   std::string text;
 };
-using Command =
-    std::variant<RunCommand, DoctorCommand, CtlCommand, ImageBuildCommand, PrintCommand>;
+using Command = std::variant<RunCommand, DoctorCommand, ImageCommand, ImageBuildCommand, CtlCommand,
+                             PrintCommand>;
 
 /// `args` without the program's name. Every Error is a user's mistake.
 Result<Command> parse_command(const std::vector<std::string>& args);

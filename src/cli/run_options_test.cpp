@@ -83,7 +83,7 @@ TEST(Run, EveryOption) {
   want.initrd = "i";
   want.append = "a b=c";
   want.modules = {{"m", "x,y"}, {"n", ""}};
-  want.disks = {{"a", schema::DiskFormat::raw, false}, {"b", schema::DiskFormat::raw, true}};
+  want.disks = {{"a", schema::DiskFormat::raw, false}, {"b", schema::DiskFormat::auto_, true}};
   want.serials = {{schema::SerialKind::file, "log"}, {schema::SerialKind::none, ""}};
   want.cloud_init = {"u", "", "n"};
   want.ssh_keys = {"k.pub"};
@@ -125,7 +125,9 @@ TEST(Run, MistakesNameTheOptionAndTheRemedy) {
             "--engine: unknown engine 'kmv'; did you mean 'kvm'?\n"
             "  known: auto, kvm, soft, 'soft,interpreter', 'soft,jit'");
   EXPECT_EQ(error_of({"run", "--kernel", "k", "--disk", "a.img"}),
-            "--disk: unknown key 'a.img'\n  write path=a.img; keys: path, format, readonly");
+            "--disk: unknown key 'a.img'\n  write path=a.img; keys: path, format, readonly, "
+            "overlay, direct, "
+            "serial, bps, bps_burst, iops, iops_burst");
   EXPECT_EQ(error_of({"run"}),
             "no kernel to boot\n  give one with --kernel FILE, or \"kernel\" in the configuration; "
             "--boot-from-disk takes it from the disk");
@@ -165,8 +167,8 @@ TEST_F(Config, MistakesNameTheFile) {
 }
 
 TEST(Help, EveryCommandHasIt) {
-  for (auto option : {"--kernel", "--disk path=FILE[,format=raw][,readonly]", "--no-reboot",
-                      "--config", "(default 512M)"}) {
+  for (auto option : {"--kernel", "--disk path=FILE[,format=auto|raw|qcow2][,readonly]",
+                      "--no-reboot", "--config", "(default 512M)"}) {
     EXPECT_NE(text_of({"help", "run"}).find(option), std::string::npos) << option;
   }
   EXPECT_EQ(text_of({"run", "--help"}), text_of({"help", "run"}));

@@ -10,8 +10,9 @@ namespace {
 
 constexpr size_t max_serials = 4;  // COM1-COM4
 constexpr size_t max_consoles = 8;
-constexpr size_t max_disks = 24;     // slots of bus 0 that the board leaves free
-constexpr size_t max_modules = 64;   // bounds the loader's tables
+constexpr size_t max_disks = 24;        // slots of bus 0 that the board leaves free
+constexpr size_t max_disk_serial = 20;  // virtio 1.2 5.2.6
+constexpr size_t max_modules = 64;      // bounds the loader's tables
 constexpr size_t max_append = 4095;  // Linux reads COMMAND_LINE_SIZE - 1 (arch/x86: 2048) or less
 constexpr size_t max_socket_path = 107;  // sockaddr_un::sun_path, with its zero
 
@@ -169,8 +170,14 @@ Result<> validate(const MachineSpec& spec) {
   for (size_t i = 0; i < spec.disks.size(); ++i) {
     const DiskSpec& disk = spec.disks[i];
     if (disk.path.empty()) return fail("disk {} has an empty path", i + 1);
+    if (disk.serial.size() > max_disk_serial)
+      return fail("disk {}: the serial number '{}' has more than {} bytes", i + 1, disk.serial,
+                  max_disk_serial);
+    if (disk.readonly && disk.overlay)
+      return fail_hint("leave one of them out", "disk {} cannot be readonly and overlay", i + 1);
+    auto kept = [](const DiskSpec& d) { return d.readonly || d.overlay; };
     for (size_t j = 0; j < i; ++j) {
-      if (spec.disks[j].path == disk.path && !(disk.readonly && spec.disks[j].readonly)) {
+      if (spec.disks[j].path == disk.path && !(kept(disk) && kept(spec.disks[j]))) {
         return fail_hint("give each writable disk a file of its own", "{} is used by two disks",
                          disk.path);
       }

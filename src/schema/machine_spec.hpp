@@ -19,23 +19,38 @@ constexpr std::array<std::string_view, 5> enum_names(EngineChoice) {
   return {"auto", "kvm", "soft", "soft,interpreter", "soft,jit"};
 }
 
-enum class DiskFormat : u8 { raw };
-constexpr std::array<std::string_view, 1> enum_names(DiskFormat) {
-  return {"raw"};
+/// `auto`: by the file's name; never by what a guest may have written (storage/image.hpp).
+enum class DiskFormat : u8 { auto_, raw, qcow2 };
+constexpr std::array<std::string_view, 3> enum_names(DiskFormat) {
+  return {"auto", "raw", "qcow2"};
 }
 
 /// One virtio-blk disk.
 struct DiskSpec {
   std::string path;
-  DiskFormat format = DiskFormat::raw;
+  DiskFormat format = DiskFormat::auto_;
   bool readonly = false;
+  bool overlay = false;
+  bool direct = false;
+  std::string serial = {};
+  Bytes bps = {}, bps_burst = {};
+  u32 iops = 0, iops_burst = 0;
 
   static void describe(auto& s, auto& v) {
     v.field(
         {.name = "path", .doc = "image file or block device", .value = "FILE", .required = true},
         s.path);
-    v.field({.name = "format", .doc = "how the image is laid out"}, s.format);
+    v.field({.name = "format", .doc = "how the image is laid out; auto: by its name"}, s.format);
     v.field({.name = "readonly", .doc = "the guest cannot write"}, s.readonly);
+    v.field({.name = "overlay", .doc = "what the guest writes is thrown away at the end"},
+            s.overlay);
+    v.field({.name = "direct", .doc = "O_DIRECT: past the host's page cache"}, s.direct);
+    v.field({.name = "serial", .doc = "serial number, at most 20 bytes", .value = "TEXT"},
+            s.serial);
+    v.field({.name = "bps", .doc = "most bytes per second; 0: no limit"}, s.bps);
+    v.field({.name = "bps_burst", .doc = "bytes at once after a rest"}, s.bps_burst);
+    v.field({.name = "iops", .doc = "most requests per second; 0: no limit"}, s.iops);
+    v.field({.name = "iops_burst", .doc = "requests at once after a rest"}, s.iops_burst);
   }
   bool operator==(const DiskSpec&) const = default;
 };

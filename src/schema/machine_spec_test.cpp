@@ -58,7 +58,7 @@ TEST(SpecJson, AbsentKeysKeepWhatIsThereAndListsReplace) {
   EXPECT_EQ(spec.cpus, 2u);
   EXPECT_EQ(spec.memory.count, 5 * GiB);
   ASSERT_EQ(spec.disks.size(), 1u);
-  EXPECT_EQ(spec.disks[0], (DiskSpec{"only", DiskFormat::raw, false}));
+  EXPECT_EQ(spec.disks[0], (DiskSpec{.path = "only"}));
 }
 
 TEST(SpecJson, TextFormsAreAccepted) {
@@ -79,7 +79,8 @@ TEST(SpecJson, RefusesWithThePlace) {
             "vm.json: unknown key 'memroy'; did you mean 'memory'?\n  known:");
   EXPECT_EQ(merge_error(R"({"disks": [{"path": "a"}, {"path": "b", "redonly": true}]})"),
             "vm.json: disks[1]: unknown key 'redonly'; did you mean 'readonly'?\n"
-            "  known: path, format, readonly");
+            "  known: path, format, readonly, overlay, direct, serial, bps, bps_burst, iops, "
+            "iops_burst");
   EXPECT_EQ(merge_error(R"({"disks": [{}]})"), "vm.json: 'disks[0].path' is missing");
   EXPECT_EQ(merge_error(R"({"cpus": 256})"),
             "vm.json: cpus: 256 is out of range\n  give a number from 1 to 255");

@@ -95,14 +95,20 @@ TEST(KeyValue, RefusesWithTheReason) {
     return disk ? std::string("accepted") : disk.error().message();
   };
   EXPECT_EQ(what("path=a,fromat=raw"),
-            "unknown key 'fromat'; did you mean 'format'?\n  known: path, format, readonly");
-  EXPECT_EQ(what("a.img"), "unknown key 'a.img'\n  write path=a.img; keys: path, format, readonly");
+            "unknown key 'fromat'; did you mean 'format'?\n  known: path, format, readonly, "
+            "overlay, direct, "
+            "serial, bps, bps_burst, iops, iops_burst");
+  EXPECT_EQ(
+      what("a.img"),
+      "unknown key 'a.img'\n  write path=a.img; keys: path, format, readonly, overlay, direct, "
+      "serial, bps, bps_burst, iops, iops_burst");
   EXPECT_EQ(what("readonly"), "'path' is missing\n  add path=VALUE");
   EXPECT_EQ(what("path"), "'path' needs a value\n  write path=VALUE");
   EXPECT_EQ(what("path=a,path=b"), "'path' is given twice in 'path=a,path=b'");
   EXPECT_EQ(what("path=a,readonly=perhaps"),
             "readonly: 'perhaps' is neither on nor off\n  give on or off");
-  EXPECT_EQ(what("path=a,format=qcow"), "unknown format 'qcow'\n  known: raw");
+  EXPECT_EQ(what("path=a,format=qcow"),
+            "unknown format 'qcow'; did you mean 'qcow2'?\n  known: auto, raw, qcow2");
   EXPECT_NE(what(""), "accepted");
   EXPECT_NE(what("path=a,"), "accepted");
 }
@@ -123,7 +129,9 @@ TEST(Help, SaysEveryFieldWithItsDefault) {
   EXPECT_EQ(find("disks").option, "disk");
   EXPECT_TRUE(find("disks").list);
   for (auto& f : fields) EXPECT_FALSE(f.doc.empty()) << f.name;
-  EXPECT_EQ(key_value_grammar<DiskSpec>(), "path=FILE[,format=raw][,readonly]");
+  EXPECT_EQ(key_value_grammar<DiskSpec>(),
+            "path=FILE[,format=auto|raw|qcow2][,readonly][,overlay][,direct][,serial=TEXT]"
+            "[,bps=SIZE][,bps_burst=SIZE][,iops=N][,iops_burst=N]");
 }
 
 }  // namespace

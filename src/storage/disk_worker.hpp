@@ -1,7 +1,7 @@
-// DiskWorker: makes a Disk asynchronous with a thread of its own.
+// DiskWorker: makes a Disk asynchronous with a few threads of its own.
 //
-// Jobs run in the order of submission, so a flush covers every write submitted before it. Any
-// thread may call; memory that a job names stays valid until its Done was taken.
+// Jobs run side by side and end in any order; a flush covers every write that was done when it was
+// submitted. Any thread may call; memory that a job names stays valid until its Done was taken.
 #pragma once
 
 #include <condition_variable>
@@ -17,21 +17,28 @@ namespace skerry::storage {
 
 class DiskWorker {
  public:
-  enum class Op : u8 { read, write, flush };
+  static constexpr unsigned kThreads = 4;  ///< started as jobs wait for one
+
+  enum class Op : u8 { read, write, flush, discard, zero };
+  struct Range {
+    u64 offset = 0, length = 0;
+    bool unmap = false;  ///< of zero: the space may go back to the host
+  };
   struct Job {
     u64 token = 0;  ///< the submitter's, handed back in Done
     Op op = Op::flush;
-    u64 offset = 0;
-    std::vector<iovec> memory;
-    bool durable = false;  ///< a write that is flushed before it is done
+    u64 offset = 0;             ///< of read and write
+    std::vector<iovec> memory;  ///< of read and write
+    bool durable = false;       ///< a change that is flushed before it is done
+    std::vector<Range> ranges;  ///< of discard and zero
   };
   struct Done {
     u64 token;
     Result<> result;
   };
 
-  /// `disk` outlives the worker. `done` is called on the worker's thread when take() has something
-  /// new.
+  /// `disk` outlives the worker. `done` is called on a thread of the worker when take() has
+  /// something new.
   DiskWorker(Disk& disk, std::function<void()> done);
   /// Finishes what was submitted.
   ~DiskWorker();
@@ -51,8 +58,9 @@ class DiskWorker {
   std::condition_variable wake_, idle_;
   std::deque<Job> jobs_;
   std::vector<Done> finished_;
-  bool busy_ = false, ending_ = false;
-  std::thread thread_;
+  unsigned busy_ = 0, waiting_ = 0;
+  bool ending_ = false;
+  std::vector<std::thread> threads_;
 };
 
 }  // namespace skerry::storage

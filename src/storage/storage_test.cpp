@@ -70,7 +70,7 @@ TEST(RawDisk, ErrorsSayHowToMend) {
   auto missing = RawDisk::open("/nonexistent/disk.img", {});
   ASSERT_FALSE(missing);
   EXPECT_NE(missing.error().message().find("/nonexistent/disk.img"), std::string::npos);
-  EXPECT_NE(missing.error().hint.find("truncate"), std::string::npos);
+  EXPECT_NE(missing.error().hint.find("skerry image create"), std::string::npos);
 
   EXPECT_FALSE(RawDisk::open("/tmp", {.readonly = true}));
   EXPECT_FALSE(RawDisk::open("/dev/null", {}));
@@ -128,28 +128,29 @@ TEST(RawDisk, AFileThatShrankIsAnError) {
   EXPECT_FALSE(disk->readv(2048, one));
 }
 
-TEST(DiskWorker, DoesJobsInOrderAndTells) {
+TEST(DiskWorker, DoesJobsAndTells) {
   TempFile file(4096);
   auto disk = RawDisk::open(file.path, {}).value();
   std::atomic<int> told = 0;
   std::string a(512, 'a'), b(512, 0);
   DiskWorker worker(*disk, [&] { ++told; });
-  worker.submit({1, DiskWorker::Op::write, 0, {part(a)}, true});
-  worker.submit({2, DiskWorker::Op::read, 0, {part(b)}, false});
-  worker.submit({3, DiskWorker::Op::read, 8192, {part(b)}, false});
-  worker.submit({4, DiskWorker::Op::flush, 0, {}, false});
+  worker.submit({1, DiskWorker::Op::write, 0, {part(a)}, true, {}});
+  worker.wait_idle();
+  worker.submit({2, DiskWorker::Op::read, 0, {part(b)}, false, {}});
+  worker.submit({3, DiskWorker::Op::read, 8192, {part(b)}, false, {}});
+  worker.submit({4, DiskWorker::Op::flush, 0, {}, false, {}});
   worker.wait_idle();
   EXPECT_EQ(told, 1);  // once until somebody takes
   auto done = worker.take();
   ASSERT_EQ(done.size(), 4u);
-  for (u64 i = 0; i < 4; ++i) {
-    EXPECT_EQ(done[i].token, i + 1);
-    EXPECT_EQ(done[i].result.has_value(), i != 2);
-  }
+  for (auto& d : done) EXPECT_EQ(d.result.has_value(), d.token != 3);
   EXPECT_EQ(b, a);
-  worker.submit({5, DiskWorker::Op::flush, 0, {}, false});
+  worker.submit({5, DiskWorker::Op::zero, 0, {}, false, {{0, 1024, true}}});
   worker.wait_idle();
   EXPECT_EQ(told, 2);
+  worker.submit({6, DiskWorker::Op::read, 0, {part(b)}, false, {}});
+  worker.wait_idle();
+  EXPECT_EQ(b, std::string(512, 0));
 }
 
 }  // namespace

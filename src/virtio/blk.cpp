@@ -9,42 +9,88 @@ namespace {
 using storage::DiskWorker;
 using storage::kSector;
 
-enum Type : u32 { kIn = 0, kOut = 1, kFlush = 4, kGetId = 8 };  // 5.2.6
+enum Type : u32 {  // 5.2.6
+  kIn = 0,
+  kOut = 1,
+  kFlush = 4,
+  kGetId = 8,
+  kDiscard = 11,
+  kWriteZeroes = 13,
+};
 enum Status : u8 { kOk = 0, kIoError = 1, kUnsupported = 2 };
-constexpr u64 kHeader = 16, kIdLength = 20;
+constexpr u64 kHeader = 16, kIdLength = 20, kSegment = 16;
 constexpr unsigned kReports = 10;
+constexpr u32 kUnmap = 1;  // flags of a discard or write zeroes segment
+// One request keeps a thread of the worker for a bounded time.
+constexpr u32 kMaxSegments = 16, kMaxSectors = 2 * GiB / kSector;
+constexpr u32 kWritebackAt = 32;
+constexpr u32 kDiscardSectors = 8;  // what filesystems of the host can give back
 
 }  // namespace
 
 Blk::Blk(std::string name, Environment environment, std::unique_ptr<storage::Disk> disk,
-         std::string serial)
+         std::string serial, unsigned queues)
     : name_(std::move(name)),
       serial_(std::move(serial)),
       environment_(environment),
       disk_(std::move(disk)),
+      queues_(std::clamp(queues, 1u, kMaxQueues)),
       worker_(*disk_, [this, self = std::weak_ptr(self_)] {
         environment_.loop.post([self, &lock = environment_.lock] {
           std::lock_guard guard(lock);
           if (auto alive = self.lock()) (*alive)->finish();
         });
       }) {
-  // 5.2.4: capacity, size_max, seg_max, geometry, blk_size.
-  store<u64>(&config_[0], disk_->size() / kSector);
+  // 5.2.4: struct virtio_blk_config.
+  set_capacity();
   store<u32>(&config_[12], kQueueSize - 2);
   store<u32>(&config_[20], kSector);
+  config_[kWritebackAt] = 1;
+  store<u16>(&config_[34], static_cast<u16>(queues_.size()));
+  store<u32>(&config_[36], kMaxSectors);
+  store<u32>(&config_[40], kMaxSegments);
+  store<u32>(&config_[44], kDiscardSectors);
+  store<u32>(&config_[48], kMaxSectors);
+  store<u32>(&config_[52], kMaxSegments);
+  config_[56] = 1;  // write_zeroes_may_unmap
 }
 
 Blk::~Blk() {
   worker_.wait_idle();
+  if (timer_) environment_.loop.cancel(timer_);
+}
+
+void Blk::set_capacity() {
+  store<u64>(&config_[0], disk_->size() / kSector);
 }
 
 u64 Blk::features() const {
-  return kFeatureSegMax | kFeatureBlkSize | kFeatureFlush |
-         (disk_->readonly() ? kFeatureReadOnly : 0);
+  u64 common = kFeatureSegMax | kFeatureBlkSize | kFeatureFlush | kFeatureConfigWce |
+               (queues_.size() > 1 ? kFeatureMq : 0);
+  return common | (disk_->readonly() ? kFeatureReadOnly : kFeatureDiscard | kFeatureWriteZeroes);
+}
+
+Result<> Blk::resize(u64 bytes) {
+  if (bytes < disk_->size())
+    return fail_hint("shut the machine down and use: skerry image resize --shrink",
+                     "{} has {} bytes: a disk in use only becomes larger", name_, disk_->size());
+  if (bytes == disk_->size()) return {};
+  TRY_VOID(disk_->resize(bytes));
+  set_capacity();
+  if (config_changed) config_changed();
+  return {};
+}
+
+void Blk::set_limits(const Limits& limits, const Clock& clock) {
+  limits_ = limits;
+  clock_ = &clock;
+  Nanos now = clock.now();
+  bytes_.set(limits.bytes, limits.bytes_burst, now);
+  operations_.set(limits.operations, limits.operations_burst, now);
 }
 
 Blk::State Blk::state() const {
-  return {disk_->size() / kSector, disk_->readonly()};
+  return {disk_->size() / kSector, disk_->readonly(), config_[kWritebackAt] == 0};
 }
 
 Result<> Blk::load(const state::Image& image) {
@@ -55,29 +101,80 @@ Result<> Blk::load(const state::Image& image) {
                      "{}: the guest had a {} disk of {} sectors, {} is a {} one of {}", name_,
                      saved.readonly ? "read-only" : "writable", saved.sectors, disk_->path(),
                      disk_->readonly() ? "read-only" : "writable", state().sectors);
+  config_[kWritebackAt] = !saved.write_through;
   return {};
 }
 
+// 5.2.5: only writeback can be written, and only if the driver took F_CONFIG_WCE, which it does
+// before it is active.
+void Blk::write_config(u32 offset, std::span<const u8> bytes) {
+  if (offset > kWritebackAt || kWritebackAt - offset >= bytes.size()) return;
+  config_[kWritebackAt] = bytes[kWritebackAt - offset] != 0;
+}
+
+bool Blk::durable() const {
+  if (features_ & kFeatureConfigWce) return config_[kWritebackAt] == 0;
+  return !(features_ & kFeatureFlush);
+}
+
 void Blk::activate(u64 features, std::span<const std::unique_ptr<Queue>> queues) {
-  queue_ = queues[0].get();
-  durable_writes_ = !(features & kFeatureFlush);
+  for (size_t i = 0; i < queues_.size(); ++i) queues_[i] = queues[i].get();
+  features_ = features;
 }
 
 void Blk::deactivate() {
   quiesce();
-  queue_ = nullptr;
+  std::fill(queues_.begin(), queues_.end(), nullptr);
+}
+
+void Blk::reset() {
+  config_[kWritebackAt] = 1;
+  features_ = 0;
 }
 
 void Blk::quiesce() {
+  quiet_ = true;
   worker_.wait_idle();
   finish();
 }
 
-bool Blk::notify(unsigned) {
-  if (!queue_) return false;
-  for (unsigned budget = queue_->size(); budget > 0; --budget) {
-    auto chain = queue_->pop();
+// True while the limits let nothing begin; a timer then looks again.
+bool Blk::throttled() {
+  // A turn for each queue at a time: others wait for the lock.
+  struct GoOn {
+    std::weak_ptr<Blk*> self;
+    std::mutex& lock;
+    EventLoop& loop;
+    void operator()() {
+      std::lock_guard guard(lock);
+      auto alive = self.lock();
+      if (!alive) return;
+      Blk& blk = **alive;
+      blk.timer_ = 0;
+      bool more = false;
+      for (unsigned i = 0; !blk.quiet_ && i < blk.queues_.size(); ++i) more |= blk.notify(i);
+      if (more) loop.post(*this);
+    }
+  };
+  if (!clock_) return false;
+  Nanos now = clock_->now();
+  Nanos wait = std::max(bytes_.wait(now), operations_.wait(now));
+  if (wait == 0) return false;
+  if (timer_) return true;
+  ++counts_.throttled;
+  timer_ = environment_.loop.call_at(now + wait, GoOn{self_, environment_.lock, environment_.loop});
+  return true;
+}
+
+bool Blk::notify(unsigned index) {
+  quiet_ = false;
+  Queue* queue = queues_[index];
+  if (!queue || !queue->ready()) return false;
+  for (unsigned budget = queue->size(); budget > 0; --budget) {
+    if (throttled()) return false;
+    auto chain = queue->pop();
     if (!chain) return false;
+    operations_.take(1);
     handle(std::move(*chain));
   }
   return true;
@@ -91,21 +188,49 @@ void Blk::answer(Chain& chain, u8 status, u64 data) {
   chain.complete(filled == before ? before + 1 : filled);
 }
 
+// The segments of a discard or write zeroes request (5.2.6.1, 5.2.6.2).
+bool Blk::ranges(const Chain& chain, u64 length, bool zero, DiskWorker::Job& job, u8& status) {
+  u64 capacity = disk_->size() / kSector;
+  status = kIoError;
+  if (disk_->readonly() || length == 0 || length % kSegment || length / kSegment > kMaxSegments)
+    return false;
+  for (u64 at = 0; at < length; at += kSegment) {
+    u8 segment[kSegment];
+    chain.read(kHeader + at, segment);
+    u64 sector = skerry::load<u64>(segment);
+    u32 count = skerry::load<u32>(segment + 8), flags = skerry::load<u32>(segment + 12);
+    if (flags & ~(zero ? kUnmap : 0)) {
+      status = kUnsupported;
+      return false;
+    }
+    if (count > kMaxSectors || sector > capacity || count > capacity - sector) return false;
+    if (count)
+      job.ranges.push_back({sector * kSector, u64{count} * kSector, (flags & kUnmap) != 0});
+  }
+  return true;
+}
+
 void Blk::handle(Chain chain) {
   u8 header[kHeader];
   if (chain.read(0, header) != kHeader || chain.writable() == 0) {
     // There is nowhere to put a status, or nothing to answer.
     trace(Trace::virtio, "{}: a request without header or status", name_);
+    ++counts_.refused;
     return chain.complete(0);
   }
   u32 type = skerry::load<u32>(header);
   u64 sector = skerry::load<u64>(header + 8), capacity = disk_->size() / kSector;
   u64 in = chain.writable() - 1, out = chain.readable() - kHeader;
   trace(Trace::virtio, "{}: type {} sector {} in {} out {}", name_, type, sector, in, out);
+  auto refuse = [&](u8 status) {
+    ++counts_.refused;
+    answer(chain, status, 0);
+  };
 
   DiskWorker::Job job;
   job.token = next_token_++;
   u64 length = 0;
+  u8 status = kOk;
   switch (type) {
     case kIn:
       length = in;
@@ -113,13 +238,19 @@ void Blk::handle(Chain chain) {
       job.memory = chain.writable_span(0, in);
       break;
     case kOut:
-      if (disk_->readonly()) return answer(chain, kIoError, 0);
+      if (disk_->readonly()) return refuse(kIoError);
       length = out;
       job.op = DiskWorker::Op::write;
       job.memory = chain.readable_span(kHeader, out);
-      job.durable = durable_writes_;
       break;
     case kFlush: job.op = DiskWorker::Op::flush; break;
+    case kDiscard:
+    case kWriteZeroes:
+      if (!(features_ & (type == kDiscard ? kFeatureDiscard : kFeatureWriteZeroes)))
+        return refuse(kUnsupported);
+      job.op = type == kDiscard ? DiskWorker::Op::discard : DiskWorker::Op::zero;
+      if (!ranges(chain, out, type == kWriteZeroes, job, status)) return refuse(status);
+      break;
     case kGetId: {
       u8 id[kIdLength] = {};
       std::memcpy(id, serial_.data(), std::min<size_t>(serial_.size(), kIdLength));
@@ -127,13 +258,22 @@ void Blk::handle(Chain chain) {
       chain.write(0, {id, shown});
       return answer(chain, kOk, shown);
     }
-    default: return answer(chain, kUnsupported, 0);
+    default: return refuse(kUnsupported);
   }
-  if (type != kFlush) {
+  if (type == kIn || type == kOut) {
     if (length % kSector || sector > capacity || length / kSector > capacity - sector)
-      return answer(chain, kIoError, 0);
+      return refuse(kIoError);
     job.offset = sector * kSector;
+    bytes_.take(length);
   }
+  switch (type) {
+    case kIn: ++counts_.reads, counts_.read_bytes += length; break;
+    case kOut: ++counts_.writes, counts_.written_bytes += length; break;
+    case kFlush: ++counts_.flushes; break;
+    case kDiscard: ++counts_.discards; break;
+    default: ++counts_.zeroes;
+  }
+  job.durable = durable();
   in_flight_.emplace(job.token, Request{std::move(chain), type == kIn ? in : 0});
   worker_.submit(std::move(job));
 }
@@ -142,13 +282,28 @@ void Blk::finish() {
   for (DiskWorker::Done& done : worker_.take()) {
     auto it = in_flight_.find(done.token);
     SKERRY_CHECK(it != in_flight_.end());
-    if (!done.result && reported_ < kReports) {
-      log_warn(fmt::format("{}: {}{}", name_, done.result.error().what,
-                           ++reported_ == kReports ? " (further errors are not shown)" : ""));
+    if (!done.result) {
+      ++counts_.host_errors;
+      if (reported_ < kReports)
+        log_warn(fmt::format("{}: {}{}", name_, done.result.error().what,
+                             ++reported_ == kReports ? " (further errors are not shown)" : ""));
     }
     answer(it->second.chain, done.result ? kOk : kIoError, it->second.data);
     in_flight_.erase(it);
   }
+}
+
+std::vector<machine::Counter> Blk::counters() const {
+  return {{"reads", counts_.reads},
+          {"writes", counts_.writes},
+          {"flushes", counts_.flushes},
+          {"discards", counts_.discards},
+          {"write zeroes", counts_.zeroes},
+          {"bytes read", counts_.read_bytes},
+          {"bytes written", counts_.written_bytes},
+          {"host errors", counts_.host_errors},
+          {"requests refused", counts_.refused},
+          {"times throttled", counts_.throttled}};
 }
 
 }  // namespace skerry::virtio

@@ -4,11 +4,11 @@
 
 #include <random>
 
+#include "storage/memory_disk.hpp"
 #include "virtio/balloon.hpp"
 #include "virtio/blk.hpp"
 #include "virtio/console.hpp"
 #include "virtio/fake_driver.hpp"
-#include "virtio/memory_disk.hpp"
 #include "virtio/rng.hpp"
 
 namespace skerry::virtio {
@@ -28,7 +28,7 @@ const Kind kKinds[] = {
     {"blk",
      [](Rig& rig) -> std::unique_ptr<VirtioDevice> {
        return std::make_unique<Blk>("disk0", rig.environment(),
-                                    std::make_unique<MemoryDisk>(64 * KiB), "serial");
+                                    std::make_unique<storage::MemoryDisk>(64 * KiB), "serial");
      },
      0, 8},
     {"rng", [](Rig&) -> std::unique_ptr<VirtioDevice> { return std::make_unique<Rng>("rng0"); }, 0,

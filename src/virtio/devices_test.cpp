@@ -4,10 +4,10 @@
 #include <algorithm>
 #include <thread>
 
+#include "storage/memory_disk.hpp"
 #include "virtio/blk.hpp"
 #include "virtio/console.hpp"
 #include "virtio/fake_driver.hpp"
-#include "virtio/memory_disk.hpp"
 #include "virtio/rng.hpp"
 
 namespace skerry::virtio {
@@ -22,7 +22,7 @@ i64 length_of(std::optional<FakeDriver::Used> used) {
 
 struct BlkTest : testing::Test {
   void plug(bool readonly = false, u64 size = 64 * KiB) {
-    auto owned = std::make_unique<MemoryDisk>(size, readonly);
+    auto owned = std::make_unique<storage::MemoryDisk>(size, readonly);
     disk = owned.get();
     device = &rig.plug(std::make_unique<Blk>("disk0", rig.environment(), std::move(owned),
                                              "serial-number-longer-than-20"));
@@ -50,7 +50,7 @@ struct BlkTest : testing::Test {
     return *rig.memory->read_value<u8>(status);
   }
   Rig rig;
-  MemoryDisk* disk = nullptr;
+  storage::MemoryDisk* disk = nullptr;
   TransportPci* device = nullptr;
   std::optional<FakeDriver> driver;
   u32 length = 0;
@@ -116,6 +116,130 @@ TEST_F(BlkTest, FlushReachesTheDisk) {
   ASSERT_TRUE(driver->start(kBasic));
   EXPECT_EQ(request(1, 0, {{a, 512, false}}), 0);
   EXPECT_FALSE(disk->dirty);
+}
+
+struct Segment16 {
+  u64 sector;
+  u32 count, flags;
+};
+
+TEST_F(BlkTest, DiscardAndWriteZeroes) {
+  plug();
+  constexpr u64 both = Blk::kFeatureDiscard | Blk::kFeatureWriteZeroes;
+  EXPECT_EQ(driver->offered() & both, both);
+  EXPECT_EQ(driver->read_config(40, 4), 16u);
+  auto send = [&](u32 type, std::vector<Segment16> segments) {
+    Gpa at = driver->place(std::string(reinterpret_cast<char*>(segments.data()),
+                                       segments.size() * sizeof segments[0]));
+    return request(type, 0, {{at, static_cast<u32>(16 * segments.size()), false}});
+  };
+  EXPECT_EQ(send(11, {{0, 1, 0}}), 2);  // not negotiated
+  ASSERT_TRUE(driver->start(kBasic | Blk::kFeatureFlush | both));
+  std::fill(disk->bytes.begin(), disk->bytes.end(), u8{7});
+  EXPECT_EQ(send(11, {{1, 1, 0}, {4, 2, 0}}), 0);
+  EXPECT_EQ(disk->discards, 2u);
+  EXPECT_EQ(disk->bytes[512], 0);
+  EXPECT_EQ(disk->bytes[1024], 7);
+  EXPECT_EQ(disk->bytes[6 * 512 - 1], 0);
+  EXPECT_EQ(send(13, {{8, 1, 1}, {9, 1, 0}}), 0);
+  EXPECT_EQ(disk->bytes[8 * 512], 0);
+  EXPECT_EQ(disk->bytes[10 * 512 - 1], 0);
+  EXPECT_EQ(disk->bytes[10 * 512], 7);
+  // What is wrong.
+  EXPECT_EQ(send(11, {{0, 1, 1}}), 2);
+  EXPECT_EQ(send(13, {{0, 1, 2}}), 2);
+  EXPECT_EQ(send(13, {{128, 1, 0}}), 1);
+  EXPECT_EQ(send(13, {{~u64{0}, 1, 0}}), 1);
+  EXPECT_EQ(send(13, {{0, ~u32{0}, 0}}), 1);
+  EXPECT_EQ(send(11, std::vector<Segment16>(17, {0, 1, 0})), 1);
+  EXPECT_EQ(send(11, {}), 1);
+  Gpa half = driver->allocate(16);
+  EXPECT_EQ(request(11, 0, {{half, 8, false}}), 1);
+  EXPECT_EQ(disk->bytes[0], 7);
+}
+
+TEST_F(BlkTest, TheDriverSwitchesTheCache) {
+  plug();
+  ASSERT_TRUE(driver->start(kBasic | Blk::kFeatureFlush | Blk::kFeatureConfigWce));
+  Gpa a = driver->allocate(512);
+  EXPECT_EQ(driver->read_config(32, 1), 1u);
+  EXPECT_EQ(request(1, 0, {{a, 512, false}}), 0);
+  EXPECT_TRUE(disk->dirty);
+  driver->set(TransportPci::kDevice + 32, 1, 0);
+  EXPECT_EQ(request(1, 0, {{a, 512, false}}), 0);
+  EXPECT_FALSE(disk->dirty);
+  driver->set(TransportPci::kDevice + 32, 1, 1);
+  EXPECT_EQ(request(1, 0, {{a, 512, false}}), 0);
+  EXPECT_TRUE(disk->dirty);
+  // Nothing else can be written, and a reset brings the cache back.
+  driver->set(TransportPci::kDevice + 0, 4, 5);
+  driver->set(TransportPci::kDevice + 32, 1, 0);
+  ASSERT_TRUE(driver->start(kBasic));
+  EXPECT_EQ(driver->read_config(32, 1), 1u);
+  EXPECT_EQ(driver->read_config(0, 4), 128u);
+}
+
+TEST_F(BlkTest, BecomesLargerWhileInUse) {
+  plug();
+  auto& blk = static_cast<Blk&>(device->device());
+  Gpa a = driver->allocate(512);
+  EXPECT_EQ(request(1, 200, {{a, 512, false}}), 1);
+  auto generation = driver->get(FakeDriver::config_generation, 1);
+  {
+    std::lock_guard guard(rig.lock);
+    EXPECT_FALSE(blk.resize(32 * KiB));
+    ASSERT_TRUE(blk.resize(128 * KiB));
+  }
+  EXPECT_NE(driver->get(FakeDriver::config_generation, 1), generation);
+  EXPECT_EQ(driver->read_config(0, 4), 256u);
+  EXPECT_EQ(request(1, 200, {{a, 512, false}}), 0);
+}
+
+TEST_F(BlkTest, Limits) {
+  plug();
+  auto& blk = static_cast<Blk&>(device->device());
+  auto set = [&](Blk::Limits limits) {
+    std::lock_guard guard(rig.lock);
+    blk.set_limits(limits, rig.clock);
+  };
+  auto served = [&](Nanos during, u32 length) {
+    unsigned count = 0;
+    for (int i = 0; i < 64; ++i)
+      driver->put(0, {{header(0, 0), 16, false},
+                      {driver->allocate(length), length, true},
+                      {driver->allocate(1), 1, true}});
+    driver->kick(0);
+    for (int step = 0; step < 200; ++step) {
+      rig.loop->run_once(1);
+      rig.run();
+      while (driver->used(0)) ++count;
+      rig.clock.advance(during / 200);
+      rig.loop->reconsider_timers();
+    }
+    while (driver->used(0)) ++count;
+    return count;
+  };
+  set({.operations = 10, .operations_burst = 4});
+  unsigned n = served(2'000'000'000, 512);
+  EXPECT_GE(n, 22u);
+  EXPECT_LE(n, 26u);
+}
+
+TEST_F(BlkTest, Counts) {
+  plug();
+  Gpa a = driver->allocate(1024);
+  EXPECT_EQ(request(1, 0, {{a, 1024, false}}), 0);
+  EXPECT_EQ(request(0, 0, {{a, 512, true}}), 0);
+  EXPECT_EQ(request(4, 0), 0);
+  EXPECT_EQ(request(0, 500, {{a, 512, true}}), 1);
+  std::map<std::string_view, u64> all;
+  for (auto& c : device->device().counters()) all[c.name] = c.value;
+  EXPECT_EQ(all["writes"], 1u);
+  EXPECT_EQ(all["bytes written"], 1024u);
+  EXPECT_EQ(all["reads"], 1u);
+  EXPECT_EQ(all["bytes read"], 512u);
+  EXPECT_EQ(all["flushes"], 1u);
+  EXPECT_EQ(all["requests refused"], 1u);
 }
 
 TEST_F(BlkTest, Identity) {
@@ -233,8 +357,8 @@ TEST_F(BlkTest, AnotherDiskIsRefusedAtLoad) {
   state::Image image;
   device->save(image);
   Rig other;
-  auto& smaller = other.plug(
-      std::make_unique<Blk>("disk0", other.environment(), std::make_unique<MemoryDisk>(32 * KiB)));
+  auto& smaller = other.plug(std::make_unique<Blk>(
+      "disk0", other.environment(), std::make_unique<storage::MemoryDisk>(32 * KiB)));
   auto loaded = smaller.load(image);
   ASSERT_FALSE(loaded);
   EXPECT_NE(loaded.error().what.find("128 sectors"), std::string::npos);

@@ -9,9 +9,9 @@
 
 #include "storage/disk.hpp"
 
-namespace skerry::virtio {
+namespace skerry::storage {
 
-class MemoryDisk final : public storage::Disk {
+class MemoryDisk final : public Disk {
  public:
   explicit MemoryDisk(u64 size, bool readonly = false) : bytes(size), readonly_(readonly) {}
 
@@ -42,6 +42,18 @@ class MemoryDisk final : public storage::Disk {
     return {};
   }
 
+  Result<> discard(u64 offset, u64 length) override {
+    TRY_VOID(begin());
+    std::memset(bytes.data() + offset, 0, length);
+    dirty = true;
+    ++discards;
+    return {};
+  }
+  Result<> resize(u64 size) override {
+    bytes.resize(size);
+    return {};
+  }
+
   /// Requests wait between hold() and let_go().
   void hold() {
     std::lock_guard guard(mutex_);
@@ -62,7 +74,7 @@ class MemoryDisk final : public storage::Disk {
 
   std::vector<u8> bytes;
   std::atomic<bool> failing{false}, dirty{false};
-  std::atomic<unsigned> flushes{0};
+  std::atomic<unsigned> flushes{0}, discards{0};
 
  private:
   Result<> begin() {
@@ -82,4 +94,4 @@ class MemoryDisk final : public storage::Disk {
   int waiting_ = 0;
 };
 
-}  // namespace skerry::virtio
+}  // namespace skerry::storage
