@@ -15,7 +15,7 @@ import time
 GUESTS = pathlib.Path(os.environ.get("SKERRY_GUESTS") or pathlib.Path(
     os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "skerry/guests")
 SCALE = float(os.environ.get("SKERRY_TEST_SCALE", "1"))
-KERNEL = GUESTS / "cloud-6.1"
+KERNEL = GUESTS / "cloud-6.12"  # knows of VM generations
 
 
 class Client:
@@ -198,6 +198,12 @@ def check(skerry, path, vm):
     assert statistics["guest_memory"] > 20 << 20, statistics["guest_memory"]
 
     balloon(client, console)
+
+    # A copy is told that it is one.
+    first = client.result("new_generation")["id"]
+    assert client.result("new_generation")["id"] != first
+    console.type("while ! dmesg | grep -q 'virtual machine fork'; do sleep 0.1; done; echo forked; echo\n")
+    console.expect("\nforked\n")
 
     # Errors are typed.
     client.result("pause")

@@ -144,6 +144,10 @@ Code return_value(const Code& value) {
   return concat({{0xa4}, value});
 }
 
+Code notify(std::string_view path, u8 value) {
+  return concat({{0x86}, name_string(path), integer(value)});
+}
+
 Code io_port(u16 port, u8 length) {
   Code code{0x47, 1};  // 6.4.2.5: decodes 16 bits
   append(code, port);

@@ -29,6 +29,8 @@ Code scope(std::string_view path, const Code& body);
 Code device(std::string_view path, const Code& body);
 Code method(std::string_view path, unsigned arguments, const Code& body);
 Code return_value(const Code& value);
+/// Notify (path, value)
+Code notify(std::string_view path, u8 value);
 
 // ---- resource descriptors (6.4); resources() ends a list of them and makes it a buffer
 Code io_port(u16 port, u8 length);

@@ -13,8 +13,10 @@
 #include "devices/fw_cfg.hpp"
 #include "devices/hpet.hpp"
 #include "devices/i8042.hpp"
+#include "devices/pvpanic.hpp"
 #include "devices/rtc.hpp"
 #include "devices/uart16550.hpp"
+#include "devices/vm_generation.hpp"
 #include "irq/apic_bus.hpp"
 #include "irq/lapic.hpp"
 #include "irq/pit.hpp"
@@ -57,6 +59,7 @@ struct Board::Parts {
   pci::Lpc* lpc = nullptr;
   virtio::Balloon* balloon = nullptr;
   storage::Disk* boot_disk = nullptr;  ///< the first; a virtio device owns it
+  devices::VmGeneration* generation = nullptr;
 
   Result<> set_up_engine(machine::Engine& engine);
   void add_interrupt_controllers();
@@ -176,6 +179,8 @@ void Board::Parts::add_super_io() {
   m.ports().map(0x64, 1, keyboard.command_port(), "i8042");
   auto& post = m.add(std::make_unique<devices::PostPort>());
   m.ports().map(0x80, 1, post, "post");
+  auto& panic = m.add(std::make_unique<devices::PvPanic>(m));
+  m.ports().map(kPvPanicPort, 1, panic, "pvpanic");
   auto& port92 = m.add(std::make_unique<devices::Port92>(m));
   m.ports().map(0x92, 1, port92, "port92");
   if (spec.debug_exit) {
@@ -201,6 +206,9 @@ void Board::Parts::add_chipset() {
   pm = &m.add(
       std::make_unique<devices::AcpiPm>(m, m, wires->isa(kSciIrq), devices::AcpiPm::Setup{}));
   m.ports().map(kSmiCommand, 2, pm->smi_command(), "smi");
+  generation = &m.add(std::make_unique<devices::VmGeneration>(
+      m.memory(), kVmGeneration, devices::VmGeneration::random(),
+      [this] { pm->raise_gpe(kVmGenerationGpe); }));
 
   pci::Wiring wiring;
   wiring.ports = &m.ports();
@@ -311,7 +319,11 @@ Result<> Board::Parts::add_virtio() {
                      }});
     TRY_VOID(add_function(std::move(device)));
   }
-  TRY_VOID(add_function(std::make_unique<virtio::Rng>("rng0")));
+  auto rng = spec.rng_rate.count
+                 ? std::make_unique<virtio::Rng>(
+                       "rng0", virtio::Rng::Limit{spec.rng_rate.count, m.clock(), environment})
+                 : std::make_unique<virtio::Rng>("rng0");
+  TRY_VOID(add_function(std::move(rng)));
   if (spec.balloon) {
     auto device = std::make_unique<virtio::Balloon>("balloon0", m.memory());
     balloon = device.get();
@@ -359,6 +371,7 @@ Result<machine::CpuState> Board::Parts::boot() {
   smbios.cpus = spec.cpus;
   smbios.memory = memory.size();
   TRY_VOID(build_smbios(smbios).install(memory));
+  generation->place();
   auto leaf = machine::cpuid_lookup(cpuid, 1, 0);
   TRY_VOID(install_mptable(memory, {spec.cpus, 0, leaf.eax, leaf.edx}));
   if (spec.boot_from_disk) return load_from_disk(memory, *boot_disk, spec, context);
@@ -395,6 +408,12 @@ Machine& Board::machine() {
 }
 const std::vector<Line>& Board::lines() const {
   return parts_->lines;
+}
+
+std::string Board::new_generation() {
+  std::lock_guard guard(parts_->machine->lock());
+  parts_->generation->renew(devices::VmGeneration::random());
+  return devices::VmGeneration::text(parts_->generation->id());
 }
 
 virtio::Balloon* Board::balloon() {

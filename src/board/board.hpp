@@ -43,6 +43,9 @@ class Board {
   const std::vector<Line>& lines() const;
   /// Any thread.
   void press_power_button();
+  /// The machine has become a copy of another: a new VM generation ID, of which the guest is told.
+  /// Any thread.
+  std::string new_generation();
   /// Null if the machine has none. Its calls need the board lock.
   virtio::Balloon* balloon();
 

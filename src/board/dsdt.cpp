@@ -75,6 +75,10 @@ Code isa_devices(const AcpiConfig& config) {
                         name("_CRS", resources({io_port(0x60, 1), io_port(0x64, 1), irq(1)}))}))});
   for (unsigned i = 0; i < config.uarts.size(); ++i)
     code = concat({code, uart(i, config.uarts[i])});
+  // Linux's pvpanic driver knows QEMU's id.
+  code = concat(
+      {code, device("PEVT", concat({name("_HID", string("QEMU0001")), name("_STA", integer(15)),
+                                    name("_CRS", resources({io_port(kPvPanicPort, 1)}))}))});
   return device("ISA_", concat({name("_ADR", integer(0x1f0000)), code}));
 }
 
@@ -83,6 +87,16 @@ Code hpet_device() {
       "HPET",
       concat({name("_HID", eisa_id("PNP0103")), name("_UID", integer(0)), name("_STA", integer(15)),
               name("_CRS", resources({memory32_fixed(static_cast<u32>(kHpet), 0x400, false)}))}));
+}
+
+// "Virtual Machine Generation ID" (Microsoft, 2012): the compatible id finds the driver, ADDR says
+// where the 16 bytes are, a notification 0x80 that they changed.
+Code vm_generation() {
+  return device("VGEN",
+                concat({name("_HID", string("SKRYVGEN")), name("_CID", string("VM_Gen_Counter")),
+                        name("_DDN", string("VM_Gen_Counter")), name("_STA", integer(15)),
+                        name("ADDR", package({integer(kVmGeneration & 0xffff'ffff),
+                                              integer(kVmGeneration >> 32)}))}));
 }
 
 Code processors(unsigned count) {
@@ -101,10 +115,11 @@ Code processors(unsigned count) {
 std::vector<u8> build_dsdt(const AcpiConfig& config) {
   Code bridge =
       device("PCI0", concat({host_bridge(config), motherboard(config), isa_devices(config)}));
-  Code system = concat({bridge, processors(config.cpus)});
+  Code system = concat({bridge, vm_generation(), processors(config.cpus)});
   if (config.hpet) system = concat({system, hpet_device()});
   // SLP_TYP of S5 is 0 in both halves.
-  Code body = concat({scope("\\_SB", system),
+  Code events = method(fmt::format("_E{:02X}", kVmGenerationGpe), 0, notify("\\_SB.VGEN", 0x80));
+  Code body = concat({scope("\\_SB", system), scope("\\_GPE", events),
                       name("\\_S5", package({integer(0), integer(0), integer(0), integer(0)}))});
   return body;
 }

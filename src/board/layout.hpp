@@ -23,7 +23,8 @@ struct Window {
 constexpr Gpa kBiosData = 0x400;  ///< BIOS data area: EBDA segment at +0x0e, KiB of RAM at +0x13
 constexpr Gpa kEbda = 0x9fc00;    ///< extended BIOS data area, 1 KiB
 constexpr Gpa kVideoHole = 0xa0000;
-constexpr Window kAcpiArea{0xe0000, 0x10000};    ///< RSDP and all tables (direct boot)
+constexpr Window kAcpiArea{0xe0000, 0xf000};     ///< RSDP and all tables (direct boot)
+constexpr Gpa kVmGeneration = 0xef000;           ///< VM generation ID, alone in its page
 constexpr Window kSmbiosArea{0xf0000, 0x8000};   ///< both anchors and the structures
 constexpr Window kMpTableArea{0xf8000, 0x8000};  ///< MP floating pointer and configuration table
 constexpr Gpa kOneMiB = 0x100000;
@@ -43,6 +44,8 @@ constexpr u8 kResetValue = 6;      ///< hard reset of the CPUs
 constexpr u16 kSmiCommand = 0xb2;
 constexpr u8 kAcpiEnable = 2, kAcpiDisable = 3;  ///< as ICH9 firmware has them
 constexpr u8 kSciIrq = 9;
+constexpr u16 kPvPanicPort = 0x505;
+constexpr u8 kVmGenerationGpe = 5;  ///< \\_GPE._E05
 constexpr u8 kCmosCentury = 0x32;
 
 /// Where 64-bit BARs go: above all RAM, below 2^physical_bits, a multiple of 1 GiB. Empty if there

@@ -109,7 +109,8 @@ std::string run_help() {
   if (!text.ends_with('\n')) text += '\n';
   text +=
       "\nExit status: 0 power-off, 64 usage, 70 internal, 71 host error, 80 reset (--no-reboot),\n"
-      "81 guest crash, 128+N ended by signal N; --debug-exit: (CODE << 1) | 1.\n";
+      "81 guest crash, 82 guest panic (--on-panic exit), 128+N ended by signal N; --debug-exit: "
+      "(CODE << 1) | 1.\n";
   return text;
 }
 

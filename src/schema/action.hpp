@@ -303,6 +303,19 @@ struct BalloonAction {
   };
 };
 
+struct NewGenerationAction {
+  static constexpr ActionInfo info{
+      .name = "new_generation",
+      .doc =
+          "give the machine a new VM generation ID and tell the guest, which then renews what "
+          "must differ between copies: for whoever has copied the machine"};
+  using Request = Nothing;
+  struct Response {
+    std::string id;
+    static void describe(auto& s, auto& v) { v.field({.name = "id", .doc = "the new one"}, s.id); }
+  };
+};
+
 struct SchemaAction {
   static constexpr ActionInfo info{.name = "schema",
                                    .doc = "all of this as JSON: actions, events, error codes",
@@ -314,7 +327,7 @@ struct SchemaAction {
 /// Every action. vmm/control answers each; a missing one does not compile.
 using Actions = std::tuple<StatusAction, PauseAction, ResumeAction, PowerButtonAction, ResetAction,
                            StopAction, StatisticsAction, ScreenAction, ConsoleAction, EventsAction,
-                           BalloonAction, SchemaAction>;
+                           BalloonAction, NewGenerationAction, SchemaAction>;
 
 // ---- events
 

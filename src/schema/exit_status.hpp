@@ -12,6 +12,7 @@ enum ExitStatus : int {
   exit_host = 71,      ///< the host refuses something: missing file, no /dev/kvm, no memory...
   exit_reset = 80,     ///< the guest asked for a reset under --no-reboot
   exit_crash = 81,     ///< the guest crashed: triple fault
+  exit_panic = 82,     ///< the guest's kernel panicked under --on-panic exit
   exit_signal = 128,   ///< plus the number of the signal that ended us
 };
 

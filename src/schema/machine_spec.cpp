@@ -164,6 +164,8 @@ Result<> validate(const MachineSpec& spec) {
   TRY_VOID(validate_seed(spec));
   if (!spec.gdb.empty()) TRY_VOID(parse_gdb(spec.gdb));
   if (!spec.control.empty()) TRY_VOID(parse_control(spec.control));
+  if (spec.on_panic == PanicPolicy::pause && spec.control.empty())
+    return fail_hint("add --control unix:PATH", "on_panic: nobody could resume a paused machine");
 
   if (spec.modules.size() > max_modules) return fail("more than {} modules", max_modules);
   if (spec.disks.size() > max_disks) return fail("more than {} disks", max_disks);

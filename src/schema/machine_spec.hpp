@@ -90,6 +90,12 @@ struct SerialSpec {
   bool operator==(const SerialSpec&) const = default;
 };
 
+/// What a guest's panic leads to. Reported to watchers in any case.
+enum class PanicPolicy : u8 { report, exit, reset, pause };
+constexpr std::array<std::string_view, 4> enum_names(PanicPolicy) {
+  return {"report", "exit", "reset", "pause"};
+}
+
 struct MachineSpec {
   std::string name = "skerry";
   Bytes memory{512 * MiB};
@@ -107,6 +113,8 @@ struct MachineSpec {
   CloudInitSpec cloud_init;
   std::vector<std::string> ssh_keys;  ///< files of public keys
   std::string hostname, user;
+  Bytes rng_rate;  ///< per second; 0: no limit
+  PanicPolicy on_panic = PanicPolicy::report;
   bool debug_exit = false;
   std::string gdb;      ///< "" none; see parse_gdb
   std::string control;  ///< "" none; see parse_control
@@ -170,6 +178,12 @@ struct MachineSpec {
              .doc = "user that the ssh keys are for, made with sudo rights (by cloud-init)",
              .value = "NAME"},
             s.user);
+    v.field({.name = "rng_rate",
+             .doc = "most random bytes per second for the guest's entropy device; 0: no limit"},
+            s.rng_rate);
+    v.field({.name = "on_panic",
+             .doc = "when the guest's kernel panics: only tell watchers, or end with status 82..."},
+            s.on_panic);
     v.field({.name = "debug_exit",
              .doc = "a write of CODE to port 0xf4 ends the run with status (CODE << 1) | 1"},
             s.debug_exit);

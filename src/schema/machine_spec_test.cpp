@@ -30,6 +30,8 @@ MachineSpec full() {
   s.gdb = "tcp:127.0.0.1:1234";
   s.control = "unix:/tmp/c";
   s.balloon = true;
+  s.rng_rate = {4096};
+  s.on_panic = PanicPolicy::pause;
   s.trace = "cpu,irq";
   return s;
 }
@@ -167,6 +169,7 @@ TEST(Validate, CrossField) {
   EXPECT_TRUE(refused([](auto& s) { s.gdb = "1234"; }));
   EXPECT_TRUE(refused([](auto& s) { s.control = "/tmp/c"; }));
   EXPECT_TRUE(refused([](auto& s) { s.control = "unix:"; }));
+  EXPECT_TRUE(refused([](auto& s) { s.on_panic = PanicPolicy::pause; }));
   EXPECT_TRUE(refused([](auto& s) { s.control = "unix:" + std::string(108, 'x'); }));
   EXPECT_TRUE(refused([](auto& s) { s.disks = {{"a"}, {"a"}}; }));
   EXPECT_FALSE(refused([](auto& s) {

@@ -431,6 +431,46 @@ TEST(RngTest, FillsBuffersWithinBounds) {
   EXPECT_EQ(length_of(driver.wait_used(0)), 0);
 }
 
+TEST(RngTest, ARateIsKept) {
+  Rig rig;
+  rig.plug(std::make_unique<Rng>("rng0", Rng::Limit{1000, rig.clock, rig.environment()}));
+  FakeDriver driver(rig, 1);
+  ASSERT_TRUE(driver.start(kFeatureVersion1));
+  auto given = [&] {
+    u64 bytes = 0;
+    rig.run();
+    while (auto used = driver.used(0)) bytes += used->length;
+    return bytes;
+  };
+  for (int i = 0; i < 60; ++i) driver.put(0, {{driver.allocate(100), 100, true}});
+  driver.kick(0);
+  EXPECT_EQ(given(), 1000u) << "what came in in a second";
+  for (int i = 0; i < 20; ++i) driver.kick(0);
+  EXPECT_EQ(given(), 0u);
+  u64 bytes = 0;
+  for (int i = 0; i < 20; ++i) {
+    rig.clock.advance(50'000'000);
+    rig.loop->reconsider_timers();
+    bytes += given();
+  }
+  EXPECT_GE(bytes, 900u);
+  EXPECT_LE(bytes, 1000u);
+  rig.clock.advance(60'000'000'000);
+  EXPECT_EQ(given(), 1000u);
+  // A request that waits is finished before the machine is saved, with less.
+  rig.clock.advance(30'000'000);
+  rig.transports[0]->quiesce();
+  EXPECT_EQ(given(), 30u);
+  rig.clock.advance(10'000'000'000);
+  EXPECT_EQ(given(), 0u) << "nothing happens in a saved machine";
+  rig.transports[0]->resume();
+  EXPECT_EQ(given(), 1000u);
+  // A reset leaves nothing waiting.
+  ASSERT_TRUE(driver.start(kFeatureVersion1));
+  rig.clock.advance(10'000'000'000);
+  EXPECT_EQ(given(), 0u);
+}
+
 TEST(RngTest, HostEntropyDiffers) {
   u8 a[64] = {}, b[64] = {};
   Rng::host_entropy(a);

@@ -213,6 +213,11 @@ Answer<schema::ScreenAction::Response> Control::perform(
   return r;
 }
 
+Answer<schema::NewGenerationAction::Response> Control::perform(schema::NewGenerationAction,
+                                                               const Nothing&) {
+  return schema::NewGenerationAction::Response{board_->new_generation()};
+}
+
 Answer<schema::BalloonAction::Response> Control::perform(
     schema::BalloonAction, const schema::BalloonAction::Request& asked) {
   virtio::Balloon* balloon = board_->balloon();

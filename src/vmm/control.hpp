@@ -68,6 +68,9 @@ class Control {
   schema::Answer<schema::BalloonAction::Response> perform(schema::BalloonAction,
                                                           const schema::BalloonAction::Request&);
 
+  schema::Answer<schema::NewGenerationAction::Response> perform(schema::NewGenerationAction,
+                                                                const schema::Nothing&);
+
   Host host_;
   board::Board* board_ = nullptr;
   std::atomic<schema::Phase> phase_{schema::Phase::paused};

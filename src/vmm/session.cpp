@@ -47,6 +47,7 @@ class Session {
   void on_main(std::function<void()> work);
   void do_posted();
   std::optional<int> handle(const Machine::Outcome& outcome);
+  std::optional<int> panicked();
   Result<> reset();
   void tell_guest(Request what);
 
@@ -213,6 +214,25 @@ void Session::tell_guest(Request what) {
   }
 }
 
+std::optional<int> Session::panicked() {
+  Machine& machine = board_->machine();
+  switch (spec_.on_panic) {
+    case schema::PanicPolicy::exit: return schema::exit_panic;
+    case schema::PanicPolicy::pause:
+      control_->set_reason("the guest's kernel panicked");
+      machine.pause();
+      return std::nullopt;
+    case schema::PanicPolicy::reset:
+      if (auto done = reset(); !done) {
+        log_warn("reset: " + done.error().message());
+        return schema::exit_host;
+      }
+      return std::nullopt;
+    case schema::PanicPolicy::report: machine.resume(); return std::nullopt;
+  }
+  return schema::exit_internal;
+}
+
 std::optional<int> Session::handle(const Machine::Outcome& outcome) {
   Machine& machine = board_->machine();
   if (user_status_ >= 0) return user_status_.load();
@@ -224,6 +244,11 @@ std::optional<int> Session::handle(const Machine::Outcome& outcome) {
     case Request::debug_exit: return schema::exit_debug(outcome.code);
     case Request::fatal: return schema::exit_internal;
     case Request::panic:
+      if (gdb_ && gdb_->guest_crashed(0)) {
+        log_info("the guest's kernel panicked; gdb has the machine");
+        return std::nullopt;
+      }
+      return panicked();
     case Request::crash:
       if (control_) control_->set_reason("the guest crashed");
       machine.pause();
