@@ -1,5 +1,6 @@
 // Speed of the software engine on small loops, in millions of guest instructions per second, beside
-// the same loops on the host CPU. Medians of five runs; a ratio within one run is what counts.
+// the same loops on the host CPU: translated and interpreted 32-bit code, and the same bytes as
+// 16-bit code, which is interpreted. Medians of five runs; a ratio within one run is what counts.
 //
 //   build/release/bin/bench_soft
 #include <sys/mman.h>
@@ -17,7 +18,7 @@ struct Loop {
   const char* name;
   unsigned instructions;  ///< per round
   std::vector<u8>
-      body;  ///< the same in 32-bit and 64-bit mode; leaves ECX and the stack pointer alone
+      body;  ///< means much the same in all modes; leaves ECX and the stack pointer alone
 };
 
 // EBX points to 4 KiB of data.
@@ -35,11 +36,13 @@ double seconds(Nanos ns) {
 }
 
 /// body; dec ecx; jnz body; out 1, al
-std::vector<u8> program(const Loop& loop, bool native) {
+std::vector<u8> program(const Loop& loop, bool native, bool bits16 = false) {
   std::vector<u8> code = loop.body;
+  if (bits16) code.push_back(0x66);
   code.insert(code.end(), {0xff, 0xc9, 0x0f, 0x85});
-  i32 back = -static_cast<i32>(code.size() + 4);
-  for (int i = 0; i < 4; ++i) code.push_back(static_cast<u8>(back >> (8 * i)));
+  const int size = bits16 ? 2 : 4;
+  i32 back = -static_cast<i32>(code.size()) - size;
+  for (int i = 0; i < size; ++i) code.push_back(static_cast<u8>(back >> (8 * i)));
   if (native) {
     code.push_back(0xc3);
   } else {
@@ -48,11 +51,12 @@ std::vector<u8> program(const Loop& loop, bool native) {
   return code;
 }
 
-machine::CpuState flat32(u64 rounds) {
+machine::CpuState flat(u64 rounds, bool bits16) {
   machine::CpuState s;
   s.cr0 = 0x11;
   for (auto& seg : s.seg) seg = {0x10, 0, 0xffffffff, 0xc093};
-  s.seg[machine::cs] = {8, 0, 0xffffffff, 0xc09b};
+  s.seg[machine::cs] = {8, 0, 0xffffffff, bits16 ? 0x809bu : 0xc09bu};
+  s.gpr[machine::rbp] = 0x3000;  // what EBX is, to 16-bit code
   s.rip = kCode;
   s.gpr[machine::rsp] = 0x8000;
   s.gpr[machine::rcx] = rounds;
@@ -61,7 +65,7 @@ machine::CpuState flat32(u64 rounds) {
   return s;
 }
 
-Nanos run_soft(const Loop& loop, u32 rounds) {
+Nanos run_soft(const Loop& loop, u32 rounds, bool interpreter, bool bits16) {
   static HostClock clock;
   auto engine = std::move(soft::create_engine()).value();
   auto memory = std::move(memory::GuestMemory::create(4 * MiB)).value();
@@ -70,10 +74,11 @@ Nanos run_soft(const Loop& loop, u32 rounds) {
   setup.clock = &clock;
   setup.cpuid = engine->supported_cpuid();
   setup.tsc_hz = host_tsc_hz();
+  setup.interpreter = interpreter;
   SKERRY_CHECK(engine->configure(setup).has_value());
   auto vcpu = std::move(engine->create_vcpu(0, nullptr)).value();
-  SKERRY_CHECK(memory->write(kCode, program(loop, false)));
-  SKERRY_CHECK(vcpu->load(flat32(rounds)).has_value());
+  SKERRY_CHECK(memory->write(kCode, program(loop, false, bits16)));
+  SKERRY_CHECK(vcpu->load(flat(rounds, bits16)).has_value());
   Nanos began = HostClock::monotonic();
   while (!std::holds_alternative<machine::PortIo>(vcpu->run())) {
   }
@@ -110,12 +115,16 @@ Nanos median(F f) {
 }  // namespace
 
 int main() {
-  std::printf("%-20s %12s %12s %10s\n", "loop", "soft MIPS", "host MIPS", "slowdown");
+  std::printf("%-20s %12s %12s %12s %12s\n", "loop, million/s", "host", "translated", "interpreted",
+              "16-bit");
   for (const Loop& loop : kLoops) {
     constexpr u32 kRounds = 5'000'000;
-    double total = static_cast<double>(loop.instructions) * kRounds / 1e6;
-    double guest = total / seconds(median([&] { return run_soft(loop, kRounds); }));
-    double host = total / seconds(median([&] { return run_native(loop, kRounds); }));
-    std::printf("%-20s %12.0f %12.0f %9.1fx\n", loop.name, guest, host, host / guest);
+    const double total = static_cast<double>(loop.instructions) * kRounds / 1e6;
+    auto soft = [&](bool interpreter, bool bits16) {
+      return total / seconds(median([&] { return run_soft(loop, kRounds, interpreter, bits16); }));
+    };
+    const double host = total / seconds(median([&] { return run_native(loop, kRounds); }));
+    std::printf("%-20s %12.0f %12.0f %12.0f %12.0f\n", loop.name, host, soft(false, false),
+                soft(true, false), soft(false, true));
   }
 }

@@ -1,7 +1,8 @@
 // skerry-blocks: random programs on the translator and on the interpreter
 // (engine/soft/block_rig.hpp).
 //
-//   skerry-blocks [--seed N] [--seconds S | --programs N] [--failures N] [--print] [--no-minimise]
+//   skerry-blocks [--seed N] [--seconds S | --programs N] [--failures N] [--bits 64 | 32] [--print]
+//                 [--no-minimise]
 //
 // Prints each disagreement, and each crash, as the smallest program that still shows it. A seed
 // names one program: --seed N --programs 1 runs it alone. Programs run in a child, so that the
@@ -26,6 +27,7 @@ struct Options {
   u64 programs = 0;
   unsigned failures = 10;
   bool print = false, small = true;
+  unsigned bits = 0;
 };
 
 /// Between parent and child.
@@ -52,7 +54,7 @@ bool quiet(bool on) {
 
 /// Prints the smallest program that fails as this one does.
 void tell(const Options& options, u64 seed, const isa::FeatureSet& features, bool died) {
-  Program p = Generator(seed, features).make();
+  Program p = Generator(seed, features, static_cast<u8>(options.bits)).make();
   fmt::print("\n{}, seed {}\n", died ? "DEATH" : "DISAGREE", seed);
   auto fails = [&](Program& q) {
     return apart([&] { return Rig().test(q).empty(); }) == (died ? 2 : 1);
@@ -88,7 +90,9 @@ int run(const Options& options) {
     const int status = apart([&] {
       Rig rig;
       while (more()) {
-        Program p = Generator(options.seed + progress.programs, features).make();
+        Program p =
+            Generator(options.seed + progress.programs, features, static_cast<u8>(options.bits))
+                .make();
         ++progress.programs;
         if (options.print) fmt::print("{}\n", p.whole_text());
         std::fflush(stdout);
@@ -124,6 +128,8 @@ int main(int argc, char** argv) {
   app.add_option("--seconds", options.seconds, "how long to run");
   app.add_option("--programs", options.programs, "run this many programs instead");
   app.add_option("--failures", options.failures, "stop after so many disagreements");
+  app.add_option("--bits", options.bits, "only code of so many bits: 64 or 32")
+      ->check(CLI::IsMember({64, 32}));
   app.add_flag("--print", options.print, "print every program");
   app.add_flag("!--no-minimise", options.small, "print failing programs whole");
   CLI11_PARSE(app, argc, argv);

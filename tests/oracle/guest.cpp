@@ -112,7 +112,7 @@ void Guest::run_translated(const Case& c, Outcome& out) {
   const u64 size = c.insn.length + 1u;
   (void)memory_->write(kCodeGpa + (kInsnAt - kCode), {code, size});
   cpu.cpl = 3;
-  cpu.seg[machine::cs] = segment(0x33, 0xa0fb);
+  cpu.seg[machine::cs] = segment(0x33, c.bits32 ? 0xc0fb : 0xa0fb);
   cpu.seg[machine::ss] = segment(0x2b, 0xc0f3);
   cpu.update_mode();
   const machine::Exit exit = core.run();

@@ -47,8 +47,8 @@ inline constexpr i32 kSelf = SKERRY_CPU_AT(self), kJitBase = SKERRY_CPU_AT(jit_b
                      kFaultFlags = SKERRY_CPU_AT(fault_flags), kResumeT0 = SKERRY_CPU_AT(resume_t0),
                      kResumeT1 = SKERRY_CPU_AT(resume_t1);
 // Further away: what translate_system.cpp uses.
-inline constexpr i32 kSeg = SKERRY_CPU_AT(seg), kCpl = SKERRY_CPU_AT(cpl),
-                     kTlbCurrent = SKERRY_CPU_AT(tlb.current),
+inline constexpr i32 kSimpleEnd = SKERRY_CPU_AT(simple_end), kSeg = SKERRY_CPU_AT(seg),
+                     kCpl = SKERRY_CPU_AT(cpl), kTlbCurrent = SKERRY_CPU_AT(tlb.current),
                      kTlbContext = SKERRY_CPU_AT(tlb.context),
                      kKernelGsBase = SKERRY_CPU_AT(s.kernel_gs_base),
                      kTscAux = SKERRY_CPU_AT(s.tsc_aux), kCr0 = SKERRY_CPU_AT(s.cr0),

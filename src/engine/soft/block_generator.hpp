@@ -11,8 +11,12 @@ namespace skerry::soft::block_fuzz {
 
 class Generator : Writer {
  public:
-  /// Only instructions that `features` allow.
-  Generator(u64 seed, const isa::FeatureSet& features) : Writer(seed, features) {}
+  /// Only instructions that `features` allow. bits: 64, 32; 0: one of them.
+  Generator(u64 seed, const isa::FeatureSet& features, u8 bits = 0)
+      : Writer(seed, features,
+               bits                           ? bits
+               : Random(seed + 77).chance(70) ? u8{64}
+                                              : u8{32}) {}
 
   Program make() {
     for (;;) {
@@ -33,21 +37,50 @@ class Generator : Writer {
     p_ = {};
     p_.seed = seed_;
     p_.user = r_.chance(50);
+    p_.bits = bits_;
+    if (narrow()) segments();
     p_.start = r_.chance(50) ? 0x100 : static_cast<u32>(kPage) - 16 - r_.below(160);
     p_.step = r_.chance(60);
     p_.smap = !p_.user && r_.chance(25);
     calls_.clear();
     victims_.clear();
     pinned_.clear();
-    pin(r_.chance(90) ? u8{machine::rsp} : static_cast<u8>(r_.below(16)), 0);
+    pin(r_.chance(90) ? u8{machine::rsp} : static_cast<u8>(r_.below(registers())), 0);
     const u32 pointers = 1 + r_.below(3);
     for (u32 i = 0; i < pointers; ++i) {
-      const u8 reg = r_.chance(40) ? r_.pick(kOdd) : static_cast<u8>(r_.below(16));
+      const u8 reg =
+          r_.chance(40) && !narrow() ? r_.pick(kOdd) : static_cast<u8>(r_.below(registers()));
       if (is_pinned(reg) || reg == machine::rsp) continue;
       pin(reg, 1);
     }
     wild_ = r_.chance(25) ? 8 : 1;
     vectors_ = r_.chance(50) ? 0 : r_.chance(50) ? 15 : 60;
+  }
+
+  /// Flat ones most of the time; else with bases, limits in the middle of what is used, no right to
+  /// write, or expanding down.
+  void segments() {
+    const u32 dpl = p_.user ? 0x60 : 0;
+    for (auto& s : p_.seg) s = {u16(p_.user ? 0x23 : 0x10), 0, 0xffff'ffff, 0xc093 | dpl};
+    p_.seg[machine::cs] = {u16(p_.user ? 0x33 : 0x38), 0, 0xffff'ffff, 0xc09b | dpl};
+    p_.seg[machine::fs].base = kFsBase;
+    p_.seg[machine::gs].base = kGsBase;
+    if (r_.chance(60)) return;
+    for (u8 n : {machine::ds, machine::es, machine::ss, machine::fs, machine::gs}) {
+      machine::Segment& s = p_.seg[n];
+      if (r_.chance(50)) continue;
+      if (r_.chance(50)) s.base = r_.chance(50) ? 0x1000 * r_.below(0x1000) : r_.below(1u << 31);
+      const u64 used = n == machine::ss ? kStackTop : data_page(kLast);
+      if (r_.chance(50)) s.limit = static_cast<u32>(used - s.base) + r_.below(3 * kPage) - 100;
+      switch (r_.below(n == machine::ss ? 10 : 6)) {
+        case 0: s.attributes &= ~2u; break;  // read-only; SS cannot be, but state may say so
+        case 1:                              // expanding down
+          s.attributes |= 4;
+          s.limit = static_cast<u32>(data_page(kFirst) - s.base) + r_.below(kPage) - 100;
+          break;
+        default: break;
+      }
+    }
   }
 
   // ---- what the table does not give by itself
@@ -115,7 +148,7 @@ class Generator : Writer {
         Item& store = add({0x48 | high << 2, 0x89, 0x05 | low << 3, 0, 0, 0, 0});
         const u64 at = data_page(kThird) + 8 * r_.below(500);
         store.fix = Item::Fix::data;
-        store.fix_at = 3;
+        store.fix_at = static_cast<u8>(store.length - 4);
         store.fix_size = 4;
         store.target = at;
         Item& jmp = add({0xff, 0x25, 0, 0, 0, 0});
@@ -149,28 +182,38 @@ class Generator : Writer {
     }
     if (r_.chance(50)) {
       define_flags();
-      add({0x48 | high, 0xff, 0xc8 | low});  // dec
+      if (narrow() && r_.chance(50))
+        one_byte(0x48 | low);  // dec
+      else
+        add({0x48 | high, 0xff, 0xc8 | low});  // dec
     } else {
       add({0x48 | high, 0x83, 0xe8 | low, 1});  // sub
     }
     branch(add({0x0f, 0x85, 0, 0, 0, 0}), Item::Leads::maybe, head, 4);
   }
 
+  /// INC or DEC, which add() would take for a REX prefix.
+  void one_byte(int opcode) {
+    Item& item = p_.items.emplace_back();
+    item.bytes[item.length++] = static_cast<u8>(opcode);
+    (void)isa::decode({item.bytes, 15}, mode(), item.insn);
+  }
+
   void string() {
     static constexpr int kOps[] = {0xa4, 0xa6, 0xaa, 0xac, 0xae};
     if (is_pinned(machine::rcx) || is_pinned(machine::rsi) || is_pinned(machine::rdi)) return;
     const int op = r_.pick(kOps) | static_cast<int>(r_.below(2));
-    set_register(machine::rsi, place(64));
-    set_register(machine::rdi, place(64));
+    set_register(machine::rsi, place(64) - base_of_segment(machine::ds));
+    set_register(machine::rdi, place(64) - base_of_segment(machine::es));
     const bool repeated = r_.chance(75);
     if (repeated) set_register(machine::rcx, r_.chance(80) ? r_.below(40) : r_.below(1500));
     if (r_.chance(10)) add({r_.chance(60) ? 0xfc : 0xfd});
     Item item;
     if (repeated) item.bytes[item.length++] = r_.chance(60) ? 0xf3 : 0xf2;
     if (r_.chance(20)) item.bytes[item.length++] = 0x66;
-    if (r_.chance(30)) item.bytes[item.length++] = 0x48;
+    if (r_.chance(30) && !narrow()) item.bytes[item.length++] = 0x48;
     item.bytes[item.length++] = static_cast<u8>(op);
-    (void)isa::decode({item.bytes, 15}, {64, true}, item.insn);
+    (void)isa::decode({item.bytes, 15}, mode(), item.insn);
     // With a count of 0 CMPS and SCAS leave what was there.
     define_flags();
     p_.items.push_back(item);
@@ -210,7 +253,7 @@ class Generator : Writer {
       // mov [place], reg32
       Item& item = alias ? add({0x40 | high << 2, 0x89, 0x04 | low << 3, 0x25, 0, 0, 0, 0})
                          : add({0x40 | high << 2, 0x89, 0x05 | low << 3, 0, 0, 0, 0});
-      set_fix(item, alias, v, alias ? 4 : 3);
+      set_fix(item, alias, v, item.length - 4u);
     } else {
       // add byte [place], imm8
       Item& item =
@@ -243,7 +286,8 @@ class Generator : Writer {
     switch (r_.below(p_.user ? 6 : 8)) {
       case 0: add({0xcd, 0x80}); break;  // a handler that returns
       case 1:
-        if (p_.user && !is_pinned(machine::rcx) && !is_pinned(machine::r11)) {
+        if (narrow()) load_segment();
+        if (p_.user && !narrow() && !is_pinned(machine::rcx) && !is_pinned(machine::r11)) {
           define_flags();
           add({0x0f, 0x05});
         }
@@ -262,6 +306,7 @@ class Generator : Writer {
       case 4: return_by_iret(); break;
       case 5: {  // mov eax, base; wrfsbase rax or wrgsbase rax
         if (is_pinned(machine::rax)) break;
+        if (narrow()) return load_segment();
         const bool gs = r_.chance(50);
         set_register(machine::rax, gs ? kGsBase : kFsBase);
         add({0xf3, 0x48, 0x0f, 0xae, gs ? 0xd8 : 0xd0});
@@ -281,6 +326,7 @@ class Generator : Writer {
           case 0: add({0xfa}); break;              // cli
           case 1: add({0xfb}); break;              // sti
           case 2:
+            if (narrow()) break;
             add({0x0f, 0x01, 0xf8});
             add({0x0f, 0x01, 0xf8});
             break;    // swapgs twice
@@ -294,12 +340,35 @@ class Generator : Writer {
         }
     }
   }
+  /// MOV of one of the GDT's selectors to DS, ES, FS or GS. All have base 0.
+  void load_segment() {
+    if (is_pinned(machine::rax)) return;
+    static constexpr u32 kData[] = {0x23, 0x23, 0x53, 0x5b};
+    static constexpr int kRegisters[] = {0, 3, 3, 4, 5};
+    set_register(machine::rax, r_.pick(kData));
+    const int n = r_.pick(kRegisters);
+    add({0x8e, 0xc0 | n << 3});
+    if (r_.chance(50)) add({0x8c, 0xc0 | n << 3});
+  }
   /// IRETQ to a label ahead, on the same stack and with the same privilege.
   void return_by_iret() {
     const u32 to = index() + 12 + r_.below(4);
     const u8 reg = free_register();
     const int low = reg & 7, high = reg >> 3;
     define_flags();
+    if (narrow()) {  // no SS and ESP unless privilege changes
+      add({0x9c});
+      add({0x6a, p_.user ? 0x33 : 0x38});
+      Item& back = add({0x68, 0, 0, 0, 0});
+      back.fix = Item::Fix::address;
+      back.fix_at = 1;
+      back.fix_size = 4;
+      back.label = to;
+      Item& iret = add({0xcf});
+      iret.leads = Item::Leads::indirect;
+      iret.label = to;
+      return;
+    }
     add({0x48 | high, 0x89, 0xe0 | low});  // mov reg, rsp
     add({0x6a, p_.user ? 0x23 : 0x10});    // push SS
     auto push = [&] { high ? add({0x41, 0x50 | low}) : add({0x50 | low}); };
@@ -418,16 +487,24 @@ class Generator : Writer {
     store<u32>(x + 24, mxcsr);
   }
 
+  /// What a register that points to `linear` holds; 32-bit code does not see the upper half.
+  u64 offset(u64 linear, u8 segment) {
+    if (!narrow()) return linear;
+    const u64 noise = r_.chance(30) ? r_.next() << 32 : 0;
+    return static_cast<u32>(linear - base_of_segment(segment)) | noise;
+  }
+
   machine::CpuState state(u32 n) {
     machine::CpuState s;
     for (u64& g : s.gpr) g = value();
     for (const Pin& p : pinned_)
-      if (p.kind == 1) s.gpr[p.reg] = place(n == 0 ? 8 : 80);
+      if (p.kind == 1) s.gpr[p.reg] = offset(place(n == 0 ? 8 : 80), machine::ds);
     if (r_.chance(70)) s.gpr[machine::rcx] &= 0xff;
     u64 sp = kStack + kPage + 8 * r_.below(64) - 256;
     if (r_.chance(5)) sp = kStackTop - 8 * r_.below(4);
     if (r_.chance(5)) sp = kStack + 8 * r_.below(8);
     if (r_.chance(10)) sp += r_.below(8);
+    sp = offset(sp, machine::ss);
     s.gpr[machine::rsp] = sp;
     for (const Pin& p : pinned_)
       if (p.reg == machine::rsp && p.kind == 1) s.gpr[p.reg] = sp;

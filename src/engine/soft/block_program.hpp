@@ -8,6 +8,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <span>
 #include <string>
 #include <vector>
@@ -85,8 +86,8 @@ struct Item {
     none,
     branch,   ///< a displacement to `label`
     address,  ///< of `label`, absolute
-    data,     ///< a RIP-relative displacement to `target`
-    code,     ///< a RIP-relative displacement to byte `target` of `label`
+    data,     ///< a displacement to `target`: RIP-relative, or absolute in 32-bit code
+    code,     ///< the same to byte `target` of `label`
     alias,    ///< absolute address of byte `target` of `label`, through the alias of its page
   } fix = Fix::none;
   u8 fix_at = 0, fix_size = 0;
@@ -99,7 +100,9 @@ struct Program {
   u32 start = 0;  ///< offset of the first item in the code
   bool user = false;
   bool smap = false;
-  std::vector<machine::CpuState> runs;  ///< states to start from
+  u8 bits = 64;                           ///< 32: compatibility mode
+  std::array<machine::Segment, 6> seg{};  ///< with which it starts if it is not 64-bit
+  std::vector<machine::CpuState> runs;    ///< states to start from
   u64 seed = 0;
   bool step = true;  ///< compare after each block, too
   u32 mxcsr = 0x1f80;
@@ -166,14 +169,16 @@ inline bool Program::lay_out() {
   for (size_t i = 0; i < items.size(); ++i) {
     Item& item = items[i];
     if (!item.on) continue;
-    const u64 next = at[i] + item.length;
+    const u64 next = at[i] + item.length, relative_to = bits == 64 ? next : 0;
     i64 value = 0;
     switch (item.fix) {
       case Item::Fix::none: break;
       case Item::Fix::branch: value = static_cast<i64>(at[item.label] - next); break;
       case Item::Fix::address: value = static_cast<i64>(at[item.label] + item.target); break;
-      case Item::Fix::data: value = static_cast<i64>(item.target - next); break;
-      case Item::Fix::code: value = static_cast<i64>(at[item.label] + item.target - next); break;
+      case Item::Fix::data: value = static_cast<i64>(item.target - relative_to); break;
+      case Item::Fix::code:
+        value = static_cast<i64>(at[item.label] + item.target - relative_to);
+        break;
       case Item::Fix::alias:
         if (at[item.label] + item.target + 8 > kCode + kPage) return false;
         value = static_cast<i64>(at[item.label] + item.target - kCode + data_page(kAlias));
@@ -184,7 +189,8 @@ inline bool Program::lay_out() {
       for (u32 b = 0; b < item.fix_size; ++b)
         item.bytes[item.fix_at + b] = static_cast<u8>(value >> (8 * b));
     }
-    if (isa::decode({item.bytes, 15}, {64, true}, item.insn) != isa::DecodeStatus::ok) return false;
+    if (isa::decode({item.bytes, 15}, {bits, true}, item.insn) != isa::DecodeStatus::ok)
+      return false;
     std::copy_n(item.bytes, item.length, code.begin() + static_cast<i64>(at[i] - kCode));
   }
   return true;
@@ -252,11 +258,14 @@ inline std::string Program::text() const {
 }
 
 inline std::string Program::whole_text() const {
-  std::string out = fmt::format("seed {}, {}, {} run(s){}\n{}", seed,
+  std::string out = fmt::format("seed {}, {}-bit, {}, {} run(s){}\n{}", seed, bits,
                                 user   ? "CPL 3"
                                 : smap ? "CPL 0 with SMAP"
                                        : "CPL 0",
                                 runs.size(), step ? ", step by step" : "", text());
+  for (u32 i = 0; bits == 32 && i < 6; ++i)
+    out += fmt::format(" segment {}: base {:x} limit {:x} attributes {:x}\n", i, seg[i].base,
+                       seg[i].limit, seg[i].attributes);
   for (const machine::CpuState& s : runs) {
     for (u32 i = 0; i < 16; ++i) out += fmt::format(" r{}={:x}", i, s.gpr[i]);
     out += fmt::format(" flags={:x} mxcsr={:x}\n", s.rflags, load<u32>(&s.xsave[24]));

@@ -91,6 +91,7 @@ class Side {
     s.seg[machine::cs] = user ? segment(0x2b, 0xa0fb) : segment(0x08, 0xa09b);
     s.seg[machine::fs].base = kFsBase;
     s.seg[machine::gs].base = kGsBase;
+    if (p.bits == 32) s.seg = p.seg;
     s.kernel_gs_base = data_page(kSecond);
     s.star = u64{0x18} << 48 | u64{0x08} << 32;
     s.lstar = kKernel + kHandlersAt + 0x1700;
@@ -104,8 +105,9 @@ class Side {
   std::unique_ptr<machine::Vcpu> made;
 
  private:
-  static u64 descriptor(u32 attributes) {
-    return 0xffff | u64{attributes & 0xff} << 40 | u64{0xf} << 48 | u64{attributes & 0xf000} << 40;
+  static u64 descriptor(u32 attributes, u32 limit = 0xfffff) {
+    return (limit & 0xffff) | u64{attributes & 0xff} << 40 | u64{limit & 0xf0000} << 32 |
+           u64{attributes & 0xf000} << 40;
   }
   void code(u64 at, std::initializer_list<int> bytes) {
     for (int b : bytes) put<u8>(at++, static_cast<u8>(b));
@@ -115,6 +117,10 @@ class Side {
     put<u64>(kGdtAt + 0x10, descriptor(0xc093));
     put<u64>(kGdtAt + 0x20, descriptor(0xc0f3));
     put<u64>(kGdtAt + 0x28, descriptor(0xa0fb));
+    put<u64>(kGdtAt + 0x30, descriptor(0xc0fb));
+    put<u64>(kGdtAt + 0x38, descriptor(0xc09b));
+    put<u64>(kGdtAt + 0x50, descriptor(0xc0f3, data_page(kThird) >> 12));
+    put<u64>(kGdtAt + 0x58, descriptor(0xc0f1));
     put<u64>(kTssAt + 4, kKernel + kIstTop);
     put<u64>(kTssAt + 36, kKernel + kIstTop);
     for (u32 v = 0; v < 256; ++v) {

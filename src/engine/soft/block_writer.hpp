@@ -22,8 +22,9 @@ constexpr u64 kFsBase = data_page(kFirst) - 0x1230, kGsBase = data_page(kThird) 
 class Writer {
  protected:
   /// Only instructions that `features` allow.
-  Writer(u64 seed, const isa::FeatureSet& features)
-      : r_(seed), rows_rng_(seed ^ 0x5bd1'e995), features_(features), seed_(seed) {
+  /// bits: of the code, 64 or 32.
+  Writer(u64 seed, const isa::FeatureSet& features, u8 bits)
+      : r_(seed), rows_rng_(seed ^ 0x5bd1'e995), features_(features), seed_(seed), bits_(bits) {
     for (u16 i = 0; i < isa::rows().size(); ++i) {
       const isa::Row& row = isa::rows()[i];
       if (!suits(row)) continue;
@@ -69,7 +70,7 @@ class Writer {
 
   bool suits(const isa::Row& row) const {
     using isa::Method;
-    if (row.mask & isa::kKey64 && !(row.value & isa::kKey64)) return false;
+    if (row.mask & isa::kKey64 && !(row.value & isa::kKey64) != (bits_ == 32)) return false;
     if (!features_.has(row.feature) || !features_.has(row.feature2)) return false;
     if (row.privilege != isa::Privilege::none || row.cls == Class::system ||
         row.cls == Class::control)
@@ -114,10 +115,15 @@ class Writer {
   }
 
   u32 index() const { return static_cast<u32>(p_.items.size()); }
+  bool narrow() const { return bits_ == 32; }
+  isa::DecodeMode mode() const { return {bits_, true}; }
+  u32 registers() const { return narrow() ? 8 : 16; }
+  /// Without the REX prefix that it begins with in 32-bit code.
   Item& add(std::initializer_list<int> bytes) {
     Item& item = p_.items.emplace_back();
-    for (int b : bytes) item.bytes[item.length++] = static_cast<u8>(b);
-    (void)isa::decode({item.bytes, 15}, {64, true}, item.insn);
+    for (int b : bytes)
+      if (item.length || !narrow() || b >> 4 != 4) item.bytes[item.length++] = static_cast<u8>(b);
+    (void)isa::decode({item.bytes, 15}, mode(), item.insn);
     return item;
   }
   static void extend(Item& item, u64 value, u32 size) {
@@ -126,6 +132,7 @@ class Writer {
 
   void set_register(u8 reg, u64 value) {
     const bool high = reg >= 8;
+    if (narrow()) value = static_cast<u32>(value);
     if (value >> 32 == 0) {
       Item& item = high ? add({0x41, 0xb8 | (reg & 7)}) : add({0xb8 | reg});
       extend(item, value, 4);
@@ -137,7 +144,7 @@ class Writer {
   }
   /// CMP of two registers: all flags are defined afterwards.
   void define_flags() {
-    const u32 a = r_.below(16), b = r_.below(16);
+    const u32 a = r_.below(registers()), b = r_.below(registers());
     add({static_cast<int>(0x48 | (a >> 3) << 2 | b >> 3), 0x39,
          static_cast<int>(0xc0 | (a & 7) << 3 | (b & 7))});
   }
@@ -203,7 +210,9 @@ class Writer {
   bool writes_pinned(const Insn& insn) const {
     if (insn.cls == Class::string)
       return is_pinned(machine::rcx) || is_pinned(machine::rsi) || is_pinned(machine::rdi);
-    const bool stack = insn.sem == Sem::push || insn.sem == Sem::pop || insn.sem == Sem::pushf;
+    const bool stack = insn.sem == Sem::push || insn.sem == Sem::pop || insn.sem == Sem::pushf ||
+                       insn.sem == Sem::pusha;
+    if (insn.sem == Sem::popa && pinned_.size() > 1) return true;
     for (const isa::Operand& o : insn.op) {
       if (!o.write) continue;
       if (stack && o.implicit) continue;
@@ -234,11 +243,11 @@ class Writer {
       Item item;
       size_t length = 0;
       u8 bytes[15];
-      if (!isa::random_instance(row, rows_rng_, {64, true}, bytes, length, options)) continue;
+      if (!isa::random_instance(row, rows_rng_, mode(), bytes, length, options)) continue;
       std::copy_n(bytes, 15, item.bytes);
       item.length = static_cast<u8>(length);
       std::fill(item.bytes + length, item.bytes + 16, u8{0});
-      if (isa::decode({item.bytes, 15}, {64, true}, item.insn) != isa::DecodeStatus::ok) continue;
+      if (isa::decode({item.bytes, 15}, mode(), item.insn) != isa::DecodeStatus::ok) continue;
       if (!isa::feature_allowed(item.insn, features_)) continue;
       if (item.insn.mem.vsib && !r_.chance(10)) continue;
       if (writes_pinned(item.insn) || undefined_result(item)) continue;
@@ -289,8 +298,8 @@ class Writer {
     const u32 size = m->size ? m->size : 8;
     u64 at = place(size);
     const isa::Memory& mem = insn.mem;
-    if (mem.segment == machine::fs) at -= kFsBase;
-    if (mem.segment == machine::gs) at -= kGsBase;
+    at -= base_of_segment(mem.segment);
+    if (insn.addrsize == 2) return r_.chance(10);
     const u8 disp_at = static_cast<u8>(insn.modrm_at + 1);
     if (mem.base == isa::Memory::kRip) {
       item.fix = Item::Fix::data;
@@ -302,13 +311,16 @@ class Writer {
     const bool none = mem.base == isa::Memory::kNone;
     if (none && mem.index == isa::Memory::kNone) {
       const bool moffs = !insn.has_modrm;
-      const u32 to = moffs ? insn.opcode_at + 1u : disp_at + 1u;
+      // 32-bit code needs no SIB byte for that, and may have one.
+      const bool sib = (insn.modrm & 7) == 4;
+      const u32 to = moffs ? insn.opcode_at + 1u : disp_at + u32{sib};
       const u32 bytes = moffs ? insn.addrsize : 4u;
       for (u32 i = 0; i < bytes; ++i) item.bytes[to + i] = static_cast<u8>(at >> (8 * i));
       return true;
     }
     const u64 d = static_cast<u64>(mem.disp);
     const u64 noise = insn.addrsize == 4 && r_.chance(50) ? r_.next() << 32 : 0;
+    if (narrow()) at = static_cast<u32>(at);
     auto give = [&](u8 reg, u64 v) {
       if (is_pinned(reg)) return false;
       if (insn.addrsize == 4) v = static_cast<u32>(v);
@@ -329,9 +341,14 @@ class Writer {
     return false;
   }
 
+  u64 base_of_segment(u8 segment) const {
+    if (narrow()) return p_.seg[segment].base;
+    return segment == machine::fs ? kFsBase : segment == machine::gs ? kGsBase : 0;
+  }
+
   u8 free_register() {
     for (;;) {
-      const u8 reg = static_cast<u8>(r_.below(16));
+      const u8 reg = static_cast<u8>(r_.below(registers()));
       if (!is_pinned(reg) && reg != machine::rsp) return reg;
     }
   }
@@ -340,6 +357,7 @@ class Writer {
   isa::Rng rows_rng_;
   const isa::FeatureSet features_;
   const u64 seed_;
+  const u8 bits_;
   std::vector<u16> by_class_[16], hot_;
   Program p_;
   std::vector<Pin> pinned_;

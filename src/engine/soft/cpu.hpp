@@ -174,7 +174,9 @@ struct alignas(64) Cpu {
   std::array<Segment, 6> seg{};
   std::array<u64, 8> seg_base{};  ///< the effective bases: 0 for ES CS SS DS in 64-bit mode
   std::array<Reach, 6> reach{};   ///< limits and types of seg, outside 64-bit mode
-  bool align_check = false;       ///< CR0.AM, EFLAGS.AC, CPL 3: misaligned data accesses are #AC
+  /// The ends of `reach` for reading and writing, 0 if it does not begin at 0: for translated code.
+  std::array<std::array<u64, 2>, 6> simple_end{};
+  bool align_check = false;  ///< CR0.AM, EFLAGS.AC, CPL 3: misaligned data accesses are #AC
 
   /// Everything else architectural (CRs, MSRs, DRs, xsave area...). gpr, rip, rflags and seg above
   /// are the live copies while running; load()/save() exchange them.

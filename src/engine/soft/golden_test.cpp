@@ -37,6 +37,7 @@ namespace {
 
 struct Case {
   const char *name, *what, *bytes;
+  u8 bits = 64;
 };
 
 // clang-format off
@@ -139,6 +140,22 @@ constexpr Case kCases[] = {
      "0f 01 cb 48 8b 06 48 89 07 0f 01 ca f4"},
     {"page_fault_return", "the end of an exception handler",
      "48 83 c4 10 48 cf f4"},
+    {"narrow_prologue", "32-bit code: of a function with a frame and saved registers",
+     "55 89 e5 57 56 53 83 ec 1c 8b 5d 08 89 5d f0 f4", 32},
+    {"narrow_epilogue", "32-bit code: the same way back",
+     "8d 65 f4 5b 5e 5f 5d c3 f4", 32},
+    {"narrow_loop", "32-bit code: sums what a pointer leads to; one-byte INC and DEC",
+     "03 06 46 83 c6 03 49 75 f7 f4", 32},
+    {"narrow_call", "32-bit code: arguments on the stack, a call in the page, and the function",
+     "6a 07 ff 33 e8 01 00 00 00 f4 8b 44 24 04 c3 f4", 32},
+    {"narrow_absolute", "32-bit code: a variable at a fixed address, by ModRM and by its offset alone",
+     "a1 00 00 12 00 83 05 04 00 12 00 01 f4", 32},
+    {"narrow_per_cpu", "32-bit code: a variable in FS and one in GS",
+     "64 a1 10 00 00 00 65 8b 15 f8 00 00 00 f4", 32},
+    {"narrow_irq_save", "32-bit code: PUSHF, CLI, POP; and back",
+     "9c 5b fa 53 9d f4", 32},
+    {"narrow_rep_movs", "32-bit code: eight words copied",
+     "b9 08 00 00 00 f3 a5 f4", 32},
 };
 // clang-format on
 
@@ -189,7 +206,7 @@ std::string field_name(i64 displacement) {
       FIELD(delta),       FIELD(rflags),      FIELD(seg_base),   FIELD(rip),
       FIELD(attention),   FIELD(vector_live), FIELD(exit_site),  FIELD(jump_mask),
       FIELD(fault_flags), FIELD(jit_base),    FIELD(host_stack), FIELD(self),
-      FIELD(cpl),         FIELD(seg),         FIELD(s)};
+      FIELD(cpl),         FIELD(seg),         FIELD(simple_end), FIELD(s)};
 #undef FIELD
 #pragma GCC diagnostic pop
   if (displacement >= 0) {
@@ -219,7 +236,12 @@ std::string field_name(i64 displacement) {
 
 class Golden : public SoftTest, public testing::WithParamInterface<Case> {
  protected:
-  Golden() { long_mode(); }
+  Golden() {
+    if (GetParam().bits == 32)
+      protected_mode();
+    else
+      long_mode();
+  }
 
   void run_block(const Case& c) {
     code_bytes_ = bytes_of(c.bytes);
@@ -232,7 +254,7 @@ class Golden : public SoftTest, public testing::WithParamInterface<Case> {
     state.gpr[machine::rcx] = 32;
     state.gpr[machine::rdx] = 0;
     state.gpr[machine::rbx] = 0x120000;
-    state.cr4 |= 0x40000;
+    state.cr4 |= 0x40620;
     state.xcr0 = 0xe7;
     start();
     (void)run(0, 100);
@@ -242,11 +264,12 @@ class Golden : public SoftTest, public testing::WithParamInterface<Case> {
     u64 at;
     isa::Insn insn;
   };
-  static std::vector<Instruction> decode(const u8* code, u64 size, u64 at) {
+  static std::vector<Instruction> decode(const u8* code, u64 size, u64 at, u8 bits = 64) {
     std::vector<Instruction> list;
     for (u64 i = 0; i < size;) {
       Instruction n{at + i, {}};
-      const auto status = isa::decode({code + i, std::min<u64>(15, size - i)}, {64, true}, n.insn);
+      const auto status =
+          isa::decode({code + i, std::min<u64>(15, size - i)}, {bits, true}, n.insn);
       if (status != isa::DecodeStatus::ok) break;
       list.push_back(n);
       i += n.insn.length;
@@ -296,8 +319,8 @@ class Golden : public SoftTest, public testing::WithParamInterface<Case> {
     std::string out = fmt::format("{}: {}\n", c.name, c.what);
     for (const auto& [gpa, b] : by_gpa) {
       const u64 offset = gpa - kCodeAt;
-      const auto guest =
-          decode(&code_bytes_[offset], std::min<u64>(b->bytes, code_bytes_.size() - offset), gpa);
+      const auto guest = decode(&code_bytes_[offset],
+                                std::min<u64>(b->bytes, code_bytes_.size() - offset), gpa, c.bits);
       out += fmt::format("\nblock +{:#x}, {} guest instructions\n", offset, guest.size());
       for (const Instruction& n : guest)
         out += fmt::format("  +{:#04x}  {}\n", n.at - kCodeAt,

@@ -185,6 +185,7 @@ u32 Jit::mode_word() const {
   const machine::CpuState& s = cpu_.s;
   u32 mode = kModeSet | (cpu_.cpl == 3 ? u32{kModeUser} : 0);
   if (s.cr4 & (1 << 21)) mode |= kModeSmap;
+  if (!cpu_.flat) mode |= narrow_mode();
   if ((s.cr0 & (kCr0Em | kCr0Ts)) == 0) {
     mode |= kModeX87;
     if (s.cr4 & kCr4OsFxsr) mode |= kModeSse;
@@ -196,8 +197,14 @@ u32 Jit::mode_word() const {
   return mode;
 }
 
+// Of code that is not 64-bit: 32-bit code in a flat segment, but for the last page, where EIP
+// wraps.
 bool Jit::suits() const {
-  return cpu_.flat && cpu_.tlb.current == cpu_.tlb.context;
+  if (cpu_.tlb.current != cpu_.tlb.context || (cpu_.cpl != 0 && cpu_.cpl != 3)) return false;
+  if (cpu_.flat) [[likely]]
+    return true;
+  return cpu_.code_bits == 32 && !cpu_.v86 && cpu_.seg_base[machine::cs] == 0 &&
+         cpu_.seg[machine::cs].limit == 0xffff'ffff && cpu_.rip < 0xffff'f000;
 }
 
 // ---- flags
@@ -311,7 +318,8 @@ const Op* Jit::decode(const Site& s, u32& number) {
   const JitBlock& b = blocks_[s.block];
   const u32 from = b.guest + (s.at - u32{b.page_offset});
   const u32 size = std::min<u32>(15, b.guest + b.bytes - from);
-  Handler handler = decode_one({&bytes_[from], size}, {64, true}, core_.shared.features, d->insn);
+  Handler handler = decode_one({&bytes_[from], size}, Translator::decode_mode(b.mode),
+                               core_.shared.features, d->insn);
   prepare_op(d->op, d->insn);
   d->op.run = handler;
   return &d->op;
@@ -341,6 +349,7 @@ u8* Jit::run_one(Site s, u32& decoded) {
   }
   switch (flow) {
     case Flow::next:
+      core_.mid_repeat = false;  // if it was one that gave way before
       cpu.rip = cpu.gpr[17];
       flags_from_cpu();
       // A group's check has to pass before its other members run: masked vector instructions do
@@ -349,7 +358,9 @@ u8* Jit::run_one(Site s, u32& decoded) {
         core_.serve_code();
         const JitBlock& b = blocks_[block];
         // An exact run attends where every engine does: after the instruction (physical.cpp).
-        const bool go_on = !exact_ || !cpu.attention.load(std::memory_order_relaxed);
+        bool go_on = !exact_ || !cpu.attention.load(std::memory_order_relaxed);
+        // Segments may have been loaded.
+        if (!cpu.flat) go_on &= mode_word() == (b.mode & ~u32{kModeUnmerged});
         if (!b.stale && !cpu.pending_exit && go_on) {
           if (b.vectors) want_vectors();
           cpu.jit_base = base_of(*cpu.tlb.current);  // CLAC and STAC change the instance

@@ -159,6 +159,7 @@ class Jit {
   void make_gates();
   void open_perf_map();
   u32 mode_word() const;
+  u32 narrow_mode() const;  ///< its bits of code that is not 64-bit
   /// `count` instructions of the running block have ended (exact mode).
   void account(u32 count) {
     if (!exact_) return;
@@ -175,6 +176,16 @@ class Jit {
   static u8* gate_dispatch(Cpu* cpu, u64 target);
   static u8* gate_iret(Cpu* cpu, u64 site);
   bool fast_iret(u32 site, u8*& to);
+  // returns_narrow.cpp: the same for what flat 32-bit code does
+  template <bool (Jit::*what)(u32, u8*&)>
+  static u8* narrow_gate(Cpu* cpu, u64 n);
+  bool narrow_iret(u32 site, u8*& to);
+  bool narrow_sysenter(u32 site, u8*& to);
+  bool narrow_sysexit(u32 site, u8*& to);
+  bool narrow_segment(u32 site, u8*& to);
+  bool narrow_descriptor(u16 selector, u64& raw) const;
+  bool narrow_target(u8 level, u64 flags, Instance*& to) const;
+  u8* narrow_enter(u32 site, u8 level, u32 eip, Instance& to);
   u8* refill(u32 site);  ///< null if that does not help
   bool quick_walk(u64 at, bool write);
   /// What dispatch() comes to where nothing has to be made; else null.
@@ -270,7 +281,7 @@ class Jit {
   // Offsets of the gates.
   struct GateTable {
     u32 enter, resume, slow, interpret, link, dispatch, stop, stop_live, stale, stale_live,
-        load_vectors, native_fault, iret;
+        load_vectors, native_fault, iret, sysenter, sysexit, segment;
   } gate_{};
 
   static constexpr u32 kNoBlock = kNone;

@@ -62,6 +62,9 @@ void Jit::make_gates() {
   gate_.link = make(Jit::gate<&Jit::link>, kT1, true);
   gate_.dispatch = make(gate_dispatch, kT0, false);
   gate_.iret = make(gate_iret, kT1, false);
+  gate_.sysenter = make(narrow_gate<&Jit::narrow_sysenter>, kT1, false);
+  gate_.sysexit = make(narrow_gate<&Jit::narrow_sysexit>, kT1, false);
+  gate_.segment = make(narrow_gate<&Jit::narrow_segment>, kT1, false);
   gate_.stop = make(Jit::gate<&Jit::stop>, kT1, false);
   gate_.stop_live = make(Jit::gate<&Jit::stop>, kT1, true);
   gate_.stale = make(Jit::gate<&Jit::stale>, kT1, false);

@@ -13,7 +13,8 @@ using isa::Sem;
 
 namespace {
 constexpr u8 kRsp = 4, kRbp = 5;
-constexpr u32 kRipOrigin = 16, kFsOrigin = 17, kGsOrigin = 18, kFirstOrigin = 32;
+constexpr u32 kRipOrigin = 16, kFsOrigin = 17, kGsOrigin = 18, kAbsoluteOrigin = 19,
+              kFirstOrigin = 32;
 constexpr i64 kFar = i64{1} << 30;
 
 struct Value {
@@ -49,6 +50,13 @@ void Translator::merge() {
     items_[i].leads = false;
   }
   if (mode_ & kModeUnmerged) return;
+  // Of narrow code only what is flat: 32-bit addresses in DS, ES and SS.
+  const u8 natural = narrow() ? 4 : 8;
+  constexpr u32 kFlat32 = kModeCode32 | kModeFlat | kModeStack32;
+  if (narrow() && (mode_ & kFlat32) != kFlat32) return;
+  const auto displacement = [&](u64 imm) {
+    return narrow() ? i64{static_cast<i32>(imm)} : static_cast<i64>(imm);
+  };
   std::array<Value, 16> value;
   u32 next = kFirstOrigin;
   for (u32 r = 0; r < 16; ++r) value[r] = {r, 0};
@@ -76,11 +84,14 @@ void Translator::merge() {
       case Kind::skip:
       case Kind::jcc: break;
       case Kind::copy: {
-        if (const Operand* m = insn.memory_operand(); m && insn.addrsize == 8) {
+        if (const Operand* m = insn.memory_operand();
+            m && insn.addrsize == natural && (!narrow() || flat_segment(insn.mem.segment))) {
           const isa::Memory& a = insn.mem;
           const bool plain = a.index == isa::Memory::kNone && a.disp == static_cast<i32>(a.disp);
           if (plain && a.base == isa::Memory::kRip && a.segment < machine::fs)
             note_access(i, kRipOrigin, item.at + insn.length + a.disp, m->size, m->write);
+          else if (narrow() && a.base == isa::Memory::kNone && a.index == isa::Memory::kNone)
+            note_access(i, kAbsoluteOrigin, static_cast<i32>(a.disp), m->size, m->write);
           else if (plain && a.base == isa::Memory::kNone && a.segment >= machine::fs)
             note_access(i, a.segment == machine::fs ? kFsOrigin : kGsOrigin, a.disp, m->size,
                         m->write);
@@ -93,14 +104,14 @@ void Translator::merge() {
                         m->write);
         }
         const Operand &to = insn.op[0], &from = insn.op[1];
-        const bool whole = to.kind == OperandKind::gpr && to.write && to.size == 8;
+        const bool whole = to.kind == OperandKind::gpr && to.write && to.size == natural;
         if (whole && insn.sem == Sem::mov && from.kind == OperandKind::gpr) {
           value[to.reg] = value[from.reg];
           break;
         }
         if (whole && (insn.sem == Sem::add || insn.sem == Sem::sub) &&
             from.kind == OperandKind::immediate) {
-          const i64 by = static_cast<i64>(insn.imm);
+          const i64 by = displacement(insn.imm);
           if (by < kFar && by > -kFar) {
             value[to.reg].offset += insn.sem == Sem::add ? by : -by;
             break;
@@ -116,7 +127,7 @@ void Translator::merge() {
       }
       case Kind::lea: {
         const u8 to = insn.op[0].reg;
-        if (insn.opsize == 8 && insn.addrsize == 8 && insn.mem.base < 16 &&
+        if (insn.opsize == natural && insn.addrsize == natural && insn.mem.base < 16 &&
             insn.mem.index == isa::Memory::kNone)
           value[to] = {value[insn.mem.base].origin, value[insn.mem.base].offset + insn.mem.disp};
         else
@@ -124,25 +135,25 @@ void Translator::merge() {
         break;
       }
       case Kind::push:
-        note_access(i, value[kRsp].origin, value[kRsp].offset - 8, 8, true);
-        value[kRsp].offset -= 8;
+        note_access(i, value[kRsp].origin, value[kRsp].offset - insn.opsize, insn.opsize, true);
+        value[kRsp].offset -= insn.opsize;
         break;
       case Kind::pop: {
-        note_access(i, value[kRsp].origin, value[kRsp].offset, 8, false);
-        value[kRsp].offset += 8;
+        note_access(i, value[kRsp].origin, value[kRsp].offset, insn.opsize, false);
+        value[kRsp].offset += insn.opsize;
         fresh(insn.op[0].reg);
         break;
       }
       case Kind::leave:
-        note_access(i, value[kRbp].origin, value[kRbp].offset, 8, false);
-        value[kRsp] = {value[kRbp].origin, value[kRbp].offset + 8};
+        note_access(i, value[kRbp].origin, value[kRbp].offset, natural, false);
+        value[kRsp] = {value[kRbp].origin, value[kRbp].offset + natural};
         fresh(kRbp);
         break;
       case Kind::call:
         if (insn.op[0].kind != OperandKind::memory)
-          note_access(i, value[kRsp].origin, value[kRsp].offset - 8, 8, true);
+          note_access(i, value[kRsp].origin, value[kRsp].offset - natural, natural, true);
         break;
-      case Kind::ret: note_access(i, value[kRsp].origin, value[kRsp].offset, 8, false); break;
+      case Kind::ret: note_access(i, value[kRsp].origin, value[kRsp].offset, natural, false); break;
       default:
         // Anything may change, also what may be accessed.
         for (u8 r = 0; r < 16; ++r) fresh(r);

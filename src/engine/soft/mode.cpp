@@ -28,6 +28,7 @@ void Cpu::update_segment(u8 n) {
   seg_base[n] = flat && n < 4 ? 0 : d.base;
   Reach& r = reach[n];
   r = {};
+  simple_end[n] = {};
   bool checked = protected_mode && !v86;
   if (d.unusable() || (checked && !d.present())) return;
   u64 lo = 0, end = u64{d.limit} + 1;
@@ -39,6 +40,7 @@ void Cpu::update_segment(u8 n) {
   r.lo = lo;
   if (!checked || !code || (d.attributes & 2)) r.read_end = end;
   if (!checked || (!code && (d.attributes & 2))) r.write_end = end;
+  if (!lo) simple_end[n] = {r.read_end, r.write_end};
 }
 
 void Cpu::update_mode() {

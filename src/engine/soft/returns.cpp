@@ -114,6 +114,7 @@ bool Jit::fast_iret(u32 n, u8*& to_code) {
 u8* Jit::gate_iret(Cpu* cpu, u64 n) {
   Jit& jit = *cpu->core->jit;
   u8* to;
+  if (!cpu->flat) return narrow_gate<&Jit::narrow_iret>(cpu, n);
   if (jit.fast_iret(static_cast<u32>(n), to)) return to;
   return gate<&Jit::interpret>(cpu, n);
 }

@@ -52,7 +52,7 @@ void Translator::go_to(i64 target) {
     return;
   }
   hot_.load(kT0, hot_.base(at::kCodePage));
-  hot_.lea(kT0, {kT0, kNoReg, 0, static_cast<i32>(target)});
+  hot_.lea(kT0, {kT0, kNoReg, 0, static_cast<i32>(target)}, !narrow());
   indirect(false);
 }
 
@@ -88,14 +88,20 @@ void Translator::jump(const Item& item) {
 
 void Translator::load_target(const Item& item) {
   const Insn& insn = item.insn;
+  const u8 size = narrow() ? code_size() : 8;
   if (insn.op[0].kind == OperandKind::memory) {
     protect_flags(item);
-    new_site(item, 8, false);
-    linear_address(insn, insn.mem, item.at);
-    hot_.load(kT0, check(item, 8, false, false).mem);
+    operand_address(item, size, false, new_site(item, size, false));
+    load_sized(kT0, check(item, size, false, false).mem, size);
     return;
   }
-  read_guest(kT0, insn.op[0].reg);
+  const u8 guest = insn.op[0].reg;
+  if (size == 8)
+    read_guest(kT0, guest);
+  else if (size == 4)
+    hot_.mov(kT0, kHome[guest], false);
+  else
+    hot_.movzx16(kT0, kHome[guest]);
 }
 
 void Translator::jcc(const Item& item) {
@@ -155,8 +161,8 @@ void Translator::loop(const Item& item) {
     site = new_site(item, 0, false);
   }
   const u8 rcx = kHome[kRcx];
-  if (insn.sem == Sem::loop) hot_.lea(rcx, {rcx, kNoReg, 0, -1});
-  hot_.mov(hcx, rcx);
+  if (insn.sem == Sem::loop) hot_.lea(rcx, {rcx, kNoReg, 0, -1}, !narrow());
+  hot_.mov(hcx, rcx, !narrow());
   const u32 zero = hot_.jrcxz();
   go_to(insn.sem == Sem::loop ? target : next);
   hot_.patch8(zero);

@@ -221,6 +221,7 @@ HostMem Translator::through_delta(const Item& item, const isa::Memory& m, bool s
 
 HostMem Translator::reach(const Item& item, const isa::Memory& m, u32 size, bool write, bool single,
                           u32& site) {
+  if (narrow()) return reach_narrow(item, m, size, write, single, site);
   site = kNoSite;
   if (item.group < 0) {
     protect_flags(item);
@@ -294,8 +295,17 @@ void Translator::encode(const Insn& insn, const u8* original, const u8 regs[7],
     opcode = static_cast<u8>((opcode & 2 ? 0x88 : 0x8a) | (opcode & 1));
     modrm = true;
   }
-  const bool in_opcode = isa::row_of(insn).opcode_bits == 3;
-  if (in_opcode) opcode = static_cast<u8>((opcode & ~7) | (low & 7));
+  bool in_opcode = isa::row_of(insn).opcode_bits == 3;
+  u8 short_op = 0;
+  if (narrow() && insn.encoding == Insn::Encoding::legacy && insn.map == 0) {
+    if (opcode == 0x82) opcode = 0x80;
+    if (in_opcode && opcode >> 4 == 4) {
+      // INC and DEC of one byte, which are REX prefixes here, become FF /0 and /1.
+      short_op = static_cast<u8>(0xc0 | (opcode & 8) | (low & 7));
+      opcode = 0xff;
+    }
+  }
+  if (in_opcode && !short_op) opcode = static_cast<u8>((opcode & ~7) | (low & 7));
   const u8 rm_low = in_opcode ? low : rm;
   const bool x = mem ? mem->index != kNoReg && (mem->index & 8) : (rm & 16) != 0;
   const bool b = mem ? mem->base & 8 : rm_low & 8;
@@ -303,7 +313,8 @@ void Translator::encode(const Insn& insn, const u8* original, const u8 regs[7],
   switch (insn.encoding) {
     case Insn::Encoding::legacy: {
       if (insn.lock) hot_.byte(0xf0);
-      if (insn.prefix66) hot_.byte(0x66);
+      if (mode_ & kModeCode16 && insn.cls == Class::integer ? insn.opsize == 2 : insn.prefix66)
+        hot_.byte(0x66);
       if (insn.rep) hot_.byte(0xf3);
       if (insn.repne) hot_.byte(0xf2);
       const u8 rex = static_cast<u8>((insn.rex & 8) | r << 2 | x << 1 | b << 0);
@@ -334,6 +345,7 @@ void Translator::encode(const Insn& insn, const u8* original, const u8 regs[7],
     }
   }
   hot_.byte(opcode);
+  if (short_op) hot_.byte(short_op);
   if (modrm) {
     const u8 field = moffs ? 0 : reg;
     if (mem)

@@ -32,6 +32,11 @@ static_assert(offsetof(Segment, selector) == 0 && offsetof(Segment, attributes) 
 constexpr i32 kViews[] = {0, static_cast<i32>(kViewSize), static_cast<i32>(2 * kViewSize)};
 static_assert(Tlbs::supervisor == Tlbs::user + 1 && Tlbs::supervisor_ac == Tlbs::user + 2);
 
+/// DS, ES, FS or GS.
+bool loads_segment(const Insn& insn) {
+  return insn.op[0].kind == OperandKind::segment && insn.op[0].reg != ss && insn.op[0].reg != cs;
+}
+
 bool in_register(const Operand& o) {
   return o.kind == OperandKind::gpr;
 }
@@ -39,7 +44,7 @@ bool in_register(const Operand& o) {
 /// Bytes of one element of a string instruction that may be done here; 0: not one.
 u32 string_element(const Insn& insn) {
   if (insn.sem != Sem::stos && insn.sem != Sem::movs) return 0;
-  if (insn.addrsize != 8 || insn.repne) return 0;
+  if (insn.repne) return 0;
   if (insn.sem == Sem::movs && insn.mem.segment >= machine::fs) return 0;
   return insn.opsize;
 }
@@ -48,6 +53,10 @@ u32 string_element(const Insn& insn) {
 
 bool Translator::system_inline(const Insn& insn) const {
   const bool kernel = !(mode_ & kModeUser);
+  constexpr u32 kFlat32 = kModeCode32 | kModeFlat | kModeStack32;
+  const bool flat32 = (mode_ & (kFlat32 | kModeReal)) == kFlat32;
+  // Operand and address size of 64-bit code and of flat 32-bit code; none of other code.
+  const u8 natural = !narrow() ? 8 : flat32 ? 4 : 0;
   switch (insn.sem) {
     case Sem::cld:
     case Sem::std:
@@ -60,8 +69,8 @@ bool Translator::system_inline(const Insn& insn) const {
     case Sem::clac:
     case Sem::swapgs: return kernel;
     case Sem::sti: return kernel && !jit_.exact_;
-    case Sem::popf: return kernel && insn.opsize == 8;
-    case Sem::pushf: return insn.opsize == 8;
+    case Sem::popf: return kernel && insn.opsize == natural;
+    case Sem::pushf: return insn.opsize == natural;
     case Sem::rdtsc:
     case Sem::rdtscp: return bmi2_ && !jit_.exact_;
     case Sem::bt:
@@ -69,8 +78,9 @@ bool Translator::system_inline(const Insn& insn) const {
     case Sem::btr:
     case Sem::btc:
       return insn.op[0].kind == OperandKind::memory && in_register(insn.op[1]) &&
-             insn.addrsize == 8;
+             insn.addrsize == natural && (!narrow() || flat_segment(insn.mem.segment));
     case Sem::mov:
+      if (loads_segment(insn)) return natural == 4 && in_register(insn.op[1]);
       if (!in_register(insn.op[0])) return false;
       if (insn.op[1].kind == OperandKind::segment) return insn.opsize >= 4;
       return kernel && insn.op[1].kind == OperandKind::control &&
@@ -80,11 +90,19 @@ bool Translator::system_inline(const Insn& insn) const {
     case Sem::wrfsbase:
     case Sem::wrgsbase: return insn.op[0].size == 8;
     case Sem::serialize: return !jit_.exact_;
-    case Sem::iret: return kernel && insn.opsize == 8;
-    case Sem::syscall: return !kernel;
+    case Sem::pop: return loads_segment(insn) && natural == 4 && insn.opsize == 4;
+    case Sem::sysenter: return natural == 4 && !kernel;
+    case Sem::sysexit: return natural == 4 && kernel && insn.opsize == 4;
+    case Sem::iret: return kernel && insn.opsize == natural;
+    case Sem::syscall: return !kernel && !narrow();
     case Sem::sysret: return kernel && insn.opsize == 8;
+    case Sem::lods:
+    case Sem::scas:
+    case Sem::cmps: return natural && string_step_inline(insn);
     case Sem::stos:
-    case Sem::movs: return string_element(insn) != 0;
+    case Sem::movs:
+      return string_element(insn) != 0 && insn.addrsize == natural &&
+             (!narrow() || insn.sem == Sem::stos || flat_segment(insn.mem.segment));
     default: return false;
   }
 }
@@ -179,7 +197,8 @@ void Translator::system(const Item& item) {
       hot_.store(hot_.base(segment_at(gs) + kBaseIn), kT0);
       hot_.store(hot_.base(at::kSegBase + 8 * gs), kT0);
       return;
-    case Sem::mov: return mov_system(item);
+    case Sem::mov: return loads_segment(insn) ? load_segment(item) : mov_system(item);
+    case Sem::pop: return load_segment(item);
     case Sem::bt:
     case Sem::bts:
     case Sem::btr:
@@ -190,8 +209,16 @@ void Translator::system(const Item& item) {
       protect_flags(item);
       hot_.mov_imm32(kT1, new_site(item, 0, false));
       return to_gate(hot_, jit_.gate_.iret);
+    case Sem::sysenter:
+    case Sem::sysexit:
+      protect_flags(item);
+      hot_.mov_imm32(kT1, new_site(item, 0, false));
+      return to_gate(hot_, insn.sem == Sem::sysexit ? jit_.gate_.sysexit : jit_.gate_.sysenter);
     case Sem::syscall: return syscall(item);
     case Sem::sysret: return sysret(item);
+    case Sem::lods:
+    case Sem::scas:
+    case Sem::cmps: return string_step(item);
     case Sem::stos:
     case Sem::movs: return string(item);
     default: break;
@@ -309,7 +336,7 @@ void Translator::mov_system(const Item& item) {
     hot_.movzx16_mem(kT0, hot_.base(segment_at(from.reg)));
   } else {
     static constexpr i32 kRegister[] = {at::kCr0, 0, at::kCr2, at::kCr3, at::kCr4};
-    hot_.load(kT0, hot_.base(kRegister[from.reg]));
+    hot_.load(kT0, hot_.base(kRegister[from.reg]), !narrow());
   }
   write_guest(item.insn.op[0].reg, kT0);
 }
@@ -327,7 +354,7 @@ void Translator::bit_string(const Item& item) {
   if (size == 4) hot_.op_reg(0x63, kT1, kT1);           // movsxd
   if (size == 2) hot_.bytes({0x48, 0x0f, 0xbf, 0xc9});  // movsx rcx, cx
   hot_.shift_imm(7, kT1, static_cast<u8>(3 + log));
-  hot_.lea(kT0, {kT0, kT1, log, 0});
+  hot_.lea(kT0, {kT0, kT1, log, 0}, !narrow());
   read_guest(kT1, guest);
   hot_.alu_imm(4, kT1, 8 * size - 1, false);
   hot_.store(hot_.base(kKept), kT1);
@@ -347,12 +374,14 @@ void Translator::pushf(const Item& item) {
   compose_flags();
   hot_.alu_imm(4, kT0, static_cast<i32>(~u32{RF | VM}));
   hot_.store(hot_.base(kKept), kT0);
-  const u32 site = new_site(item, 8, true);
-  hot_.lea(kT0, {sp, kNoReg, 0, -8});
-  const Address a = check(item, 8, true, true);
+  const bool wide = !narrow();
+  const i32 size = wide ? 8 : 4;
+  const u32 site = new_site(item, static_cast<u32>(size), true);
+  hot_.lea(kT0, {sp, kNoReg, 0, -size}, wide);
+  const Address a = check(item, static_cast<u32>(size), true, true);
   hot_.load(kT1, hot_.base(kKept));
-  hot_.store(a.mem, kT1);
-  hot_.lea(sp, {sp, kNoReg, 0, -8});
+  hot_.store(a.mem, kT1, wide);
+  hot_.lea(sp, {sp, kNoReg, 0, -size}, wide);
   jit_.sites_[site].after = place_ + hot_.size();
 }
 
@@ -360,10 +389,12 @@ void Translator::pushf(const Item& item) {
 void Translator::popf(const Item& item) {
   const u8 sp = kHome[kRsp];
   protect_flags(item);
-  const u32 site = new_site(item, 8, false);
-  hot_.mov(kT0, sp);
-  const Address a = check(item, 8, false, false);
-  hot_.load(kT0, a.mem);
+  const bool wide = !narrow();
+  const i32 size = wide ? 8 : 4;
+  const u32 site = new_site(item, static_cast<u32>(size), false);
+  hot_.mov(kT0, sp, wide);
+  const Address a = check(item, static_cast<u32>(size), false, false);
+  hot_.load(kT0, a.mem, wide);
   hot_.mov(kT1, kT0, false);
   hot_.op_mem(0x33, kT1, hot_.base(at::kRflags), false);
   hot_.bytes({0xf7, 0xc1});  // test ecx, ...
@@ -379,7 +410,7 @@ void Translator::popf(const Item& item) {
   hot_.alu_imm(4, kT1, IF | DF_, false);
   alu_mem32(4, at::kRflags, ~u32{IF | DF_ | RF});
   hot_.op_mem(0x09, kT1, hot_.base(at::kRflags), false);
-  hot_.lea(sp, {sp, kNoReg, 0, 8});
+  hot_.lea(sp, {sp, kNoReg, 0, size}, wide);
   slot_from(kT0);
   jit_.sites_[site].after = place_ + hot_.size();
 }
@@ -489,7 +520,7 @@ void Translator::string(const Item& item) {
   const Insn& insn = item.insn;
   const u32 size = string_element(insn);
   const u8 log = size == 8 ? 3 : size == 4 ? 2 : size == 2 ? 1 : 0;
-  const bool move = insn.sem == Sem::movs, rep = insn.rep;
+  const bool move = insn.sem == Sem::movs, rep = insn.rep, wide = !narrow();
   const u8 count = kHome[kRcx];
   protect_flags(item);
   const u32 site = new_site(item, size, !move);
@@ -497,9 +528,9 @@ void Translator::string(const Item& item) {
   fall_back_if(cNE, site);
   u32 nothing = 0;
   if (rep) {
-    hot_.alu_imm(7, count, static_cast<i32>(4096 / size));
+    hot_.alu_imm(7, count, static_cast<i32>(4096 / size), wide);
     fall_back_if(cA, site);
-    hot_.op_reg(0x85, count, count);
+    hot_.op_reg(0x85, count, count, wide);
     nothing = hot_.jcc32(cE).at;
   }
   // Falls back if the bytes from kT0 on are not all in one page.
@@ -518,13 +549,13 @@ void Translator::string(const Item& item) {
   };
   u32 second = site;
   if (move) {
-    hot_.mov(kT0, kHome[kRsi]);
+    hot_.mov(kT0, kHome[kRsi], wide);
     whole();
     const Address from = check(item, size, false, true);
     hot_.store(hot_.base(kKept), from.mem.base);
     second = new_site(item, size, true);
   }
-  hot_.mov(kT0, kHome[kRdi]);
+  hot_.mov(kT0, kHome[kRdi], wide);
   whole();
   check(item, size, true, true);
   const i32 step = static_cast<i32>(size);
@@ -538,11 +569,11 @@ void Translator::string(const Item& item) {
       hot_.load(kT1, hot_.base(kKept));
       transfer(0x8a, kT1, {kT1, kNoReg, 0, 0});
       transfer(0x88, kT1, {kT0, kNoReg, 0, 0});
-      hot_.lea(kHome[kRsi], {kHome[kRsi], kNoReg, 0, step});
+      hot_.lea(kHome[kRsi], {kHome[kRsi], kNoReg, 0, step}, wide);
     } else {
       transfer(0x88, hax, {kT0, kNoReg, 0, 0});
     }
-    hot_.lea(kHome[kRdi], {kHome[kRdi], kNoReg, 0, step});
+    hot_.lea(kHome[kRdi], {kHome[kRdi], kNoReg, 0, step}, wide);
   } else {
     hot_.op_reg(0x87, kT0, hdi);  // xchg
     if (move) {
@@ -550,15 +581,15 @@ void Translator::string(const Item& item) {
       hot_.store(hot_.base(kKept), hsi);
       hot_.mov(hsi, kT1);
     }
-    hot_.mov(hcx, count);
+    hot_.mov(hcx, count, wide);
     hot_.byte(0xf3);
     if (size == 2) hot_.byte(0x66);
     if (size == 8) hot_.byte(0x48);
     hot_.byte(static_cast<u8>((move ? 0xa4 : 0xaa) | (size > 1)));
-    hot_.lea(hdi, {kT0, count, log, 0});
+    hot_.lea(hdi, {kT0, count, log, 0}, wide);
     if (move) {
       hot_.load(hsi, hot_.base(kKept));
-      hot_.lea(hsi, {hsi, count, log, 0});
+      hot_.lea(hsi, {hsi, count, log, 0}, wide);
     }
     hot_.mov_imm32(count, 0);
     hot_.patch32({nothing}, hot_.size());

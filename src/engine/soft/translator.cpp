@@ -96,7 +96,10 @@ bool Translator::copyable(const Insn& insn) const {
         case Sem::aaa:
         case Sem::aas:
         case Sem::aam:
-        case Sem::aad: return false;
+        case Sem::aad:
+        case Sem::salc:
+        case Sem::pusha:
+        case Sem::popa: return false;
         case Sem::bt:
         case Sem::btc:
         case Sem::btr:
@@ -163,7 +166,7 @@ bool Translator::decode_next() {
   Item& item = items_[n_];
   const u32 index = at_ - offset_;
   const std::span<const u8> bytes = code_.subspan(index);  // of which decode() looks at 15
-  const isa::DecodeStatus status = isa::decode(bytes, {64, true}, item.insn);
+  const isa::DecodeStatus status = isa::decode(bytes, decode_mode(mode_), item.insn);
   const Insn& insn = item.insn;
   item.at = static_cast<u16>(at_);
   item.ends = false;
@@ -193,7 +196,7 @@ bool Translator::decode_next() {
     at_ += item.insn.length;
     return true;
   }
-  item.kind = classify(insn);
+  item.kind = narrow() ? classify_narrow(insn, bytes) : classify(insn);
   const isa::Flags& f = isa::row_of(insn).flags;
   item.reads = f.read & kAllFlags;
   item.changes = f.changed() & kAllFlags;
@@ -223,8 +226,11 @@ bool Translator::decode_next() {
       if (is_vector(insn) || on_x87(insn)) vectors_ = true;
       break;
     case Kind::system:
-      if (jit_.exact_ || insn.sem == Sem::syscall) item.reads = kAllFlags;
-      if (insn.sem == Sem::syscall || insn.sem == Sem::sysret || insn.sem == Sem::iret)
+      if (jit_.exact_ || insn.sem == Sem::syscall || insn.sem == Sem::sysenter ||
+          insn.sem == Sem::sysexit)
+        item.reads = kAllFlags;
+      if (insn.sem == Sem::syscall || insn.sem == Sem::sysret || insn.sem == Sem::iret ||
+          insn.sem == Sem::sysenter || insn.sem == Sem::sysexit)
         item.ends = done_ = true;
       break;
     default: break;
@@ -289,14 +295,14 @@ void Translator::emit_item(Item& item) {
     case Kind::skip: break;
     case Kind::copy: copy(item); break;
     case Kind::interpret: interpret(item); break;
-    case Kind::push: push(item); break;
-    case Kind::pop: pop(item); break;
-    case Kind::leave: leave(item); break;
-    case Kind::lea: lea(item); break;
+    case Kind::push: narrow() ? push_narrow(item) : push(item); break;
+    case Kind::pop: narrow() ? pop_narrow(item) : pop(item); break;
+    case Kind::leave: narrow() ? leave_narrow(item) : leave(item); break;
+    case Kind::lea: narrow() ? lea_narrow(item) : lea(item); break;
     case Kind::jump: jump(item); break;
     case Kind::jcc: jcc(item); break;
-    case Kind::call: call(item); break;
-    case Kind::ret: ret(item); break;
+    case Kind::call: narrow() ? call_narrow(item) : call(item); break;
+    case Kind::ret: narrow() ? ret_narrow(item) : ret(item); break;
     case Kind::loop: loop(item); break;
     case Kind::system:
       if (item.insn.sem == Sem::sti && !sti_here(current_))

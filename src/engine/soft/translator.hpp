@@ -32,6 +32,11 @@ enum Mode : u32 {
   kModeX87 = 16,             ///< x87 and MMX instructions may
   kModeSmap = 32,            ///< CR4.SMAP
   kModeSet = 64,             ///< always: no mode is 0, which unused memory holds
+  kModeCode32 = 128,         ///< 32-bit code; neither of the two: 64-bit code
+  kModeCode16 = 256,         ///< 16-bit code
+  kModeReal = 512,           ///< not protected mode
+  kModeStack32 = 1024,       ///< of such code: ESP, not SP
+  kModeFlat = 2048,          ///< and DS, ES and SS are 4 GiB of writable memory at 0
   kModeUnmerged = 1u << 31,  ///< every access is checked for itself
 };
 
@@ -40,6 +45,8 @@ class Translator {
   static constexpr u32 kMaxInsns = Jit::kMostInsns;
 
   explicit Translator(Jit& jit);
+
+  static isa::DecodeMode decode_mode(u32 mode);
 
   /// Translates from `offset` in a page whose bytes from there on are `code`, for placement at
   /// `place` (an offset in the code cache), as block number `block`. fetch(n) makes sure that
@@ -180,6 +187,30 @@ class Translator {
   /// Whether copy() can do it; fills in the plan.
   bool plan(const isa::Insn& insn, Plan& p) const;
 
+  // translate_modes.cpp: code that is not 64-bit
+  bool narrow() const { return mode_ & (kModeCode32 | kModeCode16); }
+  /// Operand size of its calls, jumps and returns.
+  u8 code_size() const { return mode_ & kModeCode32 ? 4 : 2; }
+  Kind classify_narrow(const isa::Insn& insn, std::span<const u8> bytes) const;
+  void narrow_offset(const isa::Insn& insn, const isa::Memory& m, bool on_stack);
+  bool flat_segment(u8 segment) const;
+  void narrow_linear(u8 segment, u32 size, bool write, u32 site);
+  HostMem reach_narrow(const Item& item, const isa::Memory& m, u32 size, bool write, bool single,
+                       u32& site);
+  /// Linear address of the instruction's memory operand to kT0, in any mode.
+  void operand_address(const Item& item, u32 size, bool write, u32 site);
+  void load_sized(u8 to, const HostMem& from, u8 size);
+  void store_sized(const HostMem& to, u8 from, u8 size);
+  void move_stack(i32 by);
+  void set_word(u8 to, u8 from);
+  void push_narrow(const Item& item);
+  void pop_narrow(const Item& item);
+  void leave_narrow(const Item& item);
+  void lea_narrow(const Item& item);
+  void load_segment(const Item& item);
+  void call_narrow(const Item& item);
+  void ret_narrow(const Item& item);
+
   // translate_control.cpp
   void jump(const Item& item);
   void jcc(const Item& item);
@@ -200,6 +231,10 @@ class Translator {
   // translate_x87.cpp
   static bool on_x87(const isa::Insn& insn);
   bool x87_copyable(const isa::Insn& insn) const;
+
+  // translate_string.cpp
+  bool string_step_inline(const isa::Insn& insn) const;
+  void string_step(const Item& item);
 
   // translate_system.cpp
   bool system_inline(const isa::Insn& insn) const;
