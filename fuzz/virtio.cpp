@@ -11,6 +11,8 @@
 #include "virtio/blk.hpp"
 #include "virtio/console.hpp"
 #include "virtio/fake_driver.hpp"
+#include "virtio/fake_port.hpp"
+#include "virtio/net.hpp"
 #include "virtio/rng.hpp"
 
 namespace skerry::fuzz {
@@ -29,21 +31,48 @@ std::unique_ptr<VirtioDevice> make(Rig& rig) {
   return std::make_unique<Blk>("device", rig.environment(),
                                std::make_unique<storage::MemoryDisk>(64 * KiB), "serial");
 }
-void host_input(VirtioDevice&, std::span<const u8>) {}
+void host_input(VirtioDevice&, std::span<const u8>, std::mutex&) {}
+#elif defined(SKERRY_FUZZ_net)
+constexpr unsigned kQueues = 5, kGoodQueue = 1;
+constexpr u8 kGoodRequest = 0;
+FakePort* port = nullptr;
+std::unique_ptr<VirtioDevice> make(Rig& rig) {
+  auto owned = std::make_unique<FakePort>();
+  port = owned.get();
+  return std::make_unique<Net>("device", rig.environment(), std::move(owned),
+                               Net::Setup{.mac = {2, 0, 0, 0, 0, 2}, .pairs = 2, .mtu = 1500});
+}
+/// A frame of the host's, which is checked before it gets this far; and a port that fills up, or a
+/// cable that is pulled. Called with the board lock held, which the events take.
+void host_input(VirtioDevice& device, std::span<const u8> bytes, std::mutex& lock) {
+  auto& net = static_cast<Net&>(device);
+  net.set_link(bytes.empty() || bytes[0] != 0xff);
+  if (bytes.size() < 10) return;
+  net::Offload offload;
+  std::memcpy(&offload, bytes.data(), sizeof offload);
+  std::vector<u8> frame(bytes.begin() + 10, bytes.end());
+  frame.resize(frame.size() + 64 * (offload.gso_size & 63));
+  lock.unlock();
+  port->full = offload.flags & 0x80;
+  offload.flags &= 3;
+  if (net::well_formed(offload, frame)) (void)port->events.receive(offload, frame);
+  if (!port->full) port->events.writable();
+  lock.lock();
+}
 #elif defined(SKERRY_FUZZ_rng)
 constexpr unsigned kQueues = 1, kGoodQueue = 0;
 constexpr u8 kGoodRequest = 0;
 std::unique_ptr<VirtioDevice> make(Rig&) {
   return std::make_unique<Rng>("device");
 }
-void host_input(VirtioDevice&, std::span<const u8>) {}
+void host_input(VirtioDevice&, std::span<const u8>, std::mutex&) {}
 #elif defined(SKERRY_FUZZ_balloon)
 constexpr unsigned kQueues = 4, kGoodQueue = 0;
 constexpr u8 kGoodRequest = 3;
 std::unique_ptr<VirtioDevice> make(Rig& rig) {
   return std::make_unique<Balloon>("device", *rig.memory);
 }
-void host_input(VirtioDevice& device, std::span<const u8> bytes) {
+void host_input(VirtioDevice& device, std::span<const u8> bytes, std::mutex&) {
   auto& balloon = static_cast<Balloon&>(device);
   balloon.ask_statistics();
   balloon.set_target(static_cast<u32>(bytes.size()));
@@ -54,7 +83,7 @@ constexpr u8 kGoodRequest = 'x';
 std::unique_ptr<VirtioDevice> make(Rig&) {
   return std::make_unique<Console>("device", [](std::span<const u8>) {});
 }
-void host_input(VirtioDevice& device, std::span<const u8> bytes) {
+void host_input(VirtioDevice& device, std::span<const u8> bytes, std::mutex&) {
   static_cast<Console&>(device).receive(bytes);
 }
 #endif
@@ -134,7 +163,7 @@ struct Session {
       }
       case 11: {
         std::lock_guard guard(rig.lock);
-        host_input(transport.device(), input.bytes(input.take<u8>()));
+        host_input(transport.device(), input.bytes(input.take<u8>()), rig.lock);
         break;
       }
       case 12: save_and_load(); break;

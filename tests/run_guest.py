@@ -22,6 +22,8 @@ import tempfile
 import time
 import tomllib
 
+import net_server
+
 HERE = pathlib.Path(__file__).resolve().parent
 GUESTS = pathlib.Path(os.environ.get("SKERRY_GUESTS") or pathlib.Path(
     os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "skerry/guests")
@@ -55,9 +57,9 @@ def missing(kernels):
 class Run:
     """One boot: its output with the time of each line, and how it ended."""
 
-    def __init__(self, command, typed, limit, verbose):
+    def __init__(self, command, typed, limit, verbose, on_line=lambda line: None):
         self.lines, self.status, self.began = [], None, time.monotonic()
-        self.pending, self.typed = "", list(typed)
+        self.pending, self.typed, self.on_line = "", list(typed), on_line
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                    stderr=subprocess.STDOUT)
         grace = None
@@ -97,6 +99,8 @@ class Run:
         *whole, self.pending = self.pending.split("\n")
         now = time.monotonic() - self.began
         self.lines += [(now, ESCAPES.sub("", line)) for line in whole]
+        for line in whole:
+            self.on_line(line)
         # A line is typed when the shell asks for one.
         if self.typed and ESCAPES.sub("", self.pending).endswith("# "):
             self.pending += "\n"
@@ -132,8 +136,13 @@ def attempt(name, row, args):
                 subprocess.run([args.skerry, "image", "create", "-b", "disk.img", "-F", "raw", str(top)], check=True)
                 disk = top
             command += ["--disk", f"path={disk}" + (",readonly" if row.get("disk") == "ro" else "")]
+        server = net_server.Server() if "net" in row else None
+        if server:
+            command[command.index("--append") + 1] += f" skerry.net={server.port}" + (",v6" if server.v6 else "")
+            command += ["--net", row["net"] + f",hostfwd=tcp:127.0.0.1:{server.forward}-:8080"]
         scale = float(os.environ.get("SKERRY_TEST_SCALE", "1"))
-        run = Run(command, row.get("input", []), row["timeout"] * scale, args.verbose)
+        run = Run(command, row.get("input", []), row["timeout"] * scale, args.verbose,
+                  server.on_line if server else lambda line: None)
         damage = row.get("disk") == "qcow2" and subprocess.run(
             [args.skerry, "image", "check", str(disk)], capture_output=True, text=True)
 
@@ -143,6 +152,8 @@ def attempt(name, row, args):
         wrong.append(f"not done within {row['timeout'] * scale:.0f} s")
     elif run.status != row.get("status", 0):
         wrong.append(f"exit status {run.status}, expected {row.get('status', 0)}")
+    if server:
+        wrong += server.close()
     wrong += [line for line in said if "SKERRY-CHECK:" in line and "FAILED" in line]
     for check in row.get("checks", []):
         if not any(re.search(rf"SKERRY-CHECK: {re.escape(check)} ok\b", line) for line in said):

@@ -6,6 +6,7 @@
 #include "board/disk_boot.hpp"
 #include "board/loader.hpp"
 #include "board/mptable.hpp"
+#include "board/net_ports.hpp"
 #include "board/smbios.hpp"
 #include "board/wiring.hpp"
 #include "devices/acpi_pm.hpp"
@@ -26,6 +27,7 @@
 #include "virtio/balloon.hpp"
 #include "virtio/blk.hpp"
 #include "virtio/console.hpp"
+#include "virtio/net.hpp"
 #include "virtio/rng.hpp"
 #include "virtio/transport_pci.hpp"
 
@@ -49,6 +51,7 @@ struct Board::Parts {
   std::optional<u16> pm_mapped;
   std::unique_ptr<Machine> machine;
   std::vector<Line> lines;
+  std::vector<NetworkCard> cards;
 
   irq::Pic* pic = nullptr;
   irq::Ioapic* ioapic = nullptr;
@@ -68,6 +71,7 @@ struct Board::Parts {
   void add_chipset();
   void add_fw_cfg();
   Result<> add_virtio();
+  Result<> add_network_card(size_t index);
   Result<> add_function(std::unique_ptr<virtio::VirtioDevice> device);
   Result<> add_cpus();
   Result<machine::CpuState> boot();
@@ -288,6 +292,37 @@ Result<std::unique_ptr<storage::Disk>> open_disk(const schema::DiskSpec& d) {
 
 }  // namespace
 
+Result<> Board::Parts::add_network_card(size_t index) {
+  Machine& m = *machine;
+  const schema::NetSpec& n = spec.nets[index];
+  std::string name = fmt::format("net{}", index);
+  auto chosen = schema::parse_mac(n.mac);
+  net::Mac mac = chosen ? *chosen : net::stable_mac(spec.name, static_cast<unsigned>(index));
+  auto port = connect(n, {spec.name, name, mac}, m.loop(), m.clock());
+  if (!port) return std::unexpected(std::move(port.error()).in(name));
+  virtio::Net::Setup setup;
+  setup.mac = mac;
+  setup.pairs = n.queues;
+  setup.mtu = static_cast<u16>(n.mtu);
+  auto device = std::make_unique<virtio::Net>(
+      name, virtio::Environment{m.memory(), m.loop(), m.lock()}, std::move(*port), setup);
+  device->set_link(!n.link_down);
+  cards.push_back({.name = name,
+                   .status =
+                       [this, card = device.get()] {
+                         std::lock_guard guard(machine->lock());
+                         return NetworkCard::Status{card->port().describe(),
+                                                    net::to_text(card->mac()), card->link_up(),
+                                                    card->traffic()};
+                       },
+                   .set_link =
+                       [this, card = device.get()](bool up) {
+                         std::lock_guard guard(machine->lock());
+                         card->set_link(up);
+                       }});
+  return add_function(std::move(device));
+}
+
 Result<> Board::Parts::add_virtio() {
   Machine& m = *machine;
   virtio::Environment environment{m.memory(), m.loop(), m.lock()};
@@ -308,6 +343,7 @@ Result<> Board::Parts::add_virtio() {
     TRY_VOID(add_function(
         std::make_unique<virtio::Blk>("seed", environment, std::move(seed), "cidata")));
   }
+  for (size_t i = 0; i < spec.nets.size(); ++i) TRY_VOID(add_network_card(i));
   for (size_t i = 0; i < spec.consoles.size(); ++i) {
     LineSink sink = sinks(spec.serials.size() + i);
     std::string name = fmt::format("console{}", i);
@@ -418,6 +454,10 @@ std::string Board::new_generation() {
 
 virtio::Balloon* Board::balloon() {
   return parts_->balloon;
+}
+
+const std::vector<NetworkCard>& Board::network_cards() const {
+  return parts_->cards;
 }
 
 void Board::press_power_button() {

@@ -9,6 +9,7 @@
 
 #include "board/cpu_model.hpp"
 #include "machine/machine.hpp"
+#include "net/port.hpp"
 #include "schema/machine_spec.hpp"
 
 namespace skerry::virtio {
@@ -30,6 +31,20 @@ struct LineSink {
   std::function<void()> room;
 };
 
+/// A network card as the VM process sees it. Calls take the board lock. Any thread.
+struct NetworkCard {
+  struct Status {
+    std::string connected_to;  ///< "user"
+    std::string mac;           ///< as the guest has set it
+    bool link_up;              ///< cable and far end
+    net::Counters counters;
+  };
+  std::string name;  ///< "net0"
+  std::function<Status()> status;
+  /// Plugs or unplugs the cable.
+  std::function<void(bool up)> set_link;
+};
+
 class Board {
  public:
   /// `sinks` has one entry per spec.serials, then one per spec.consoles. Errors say which option to
@@ -41,6 +56,7 @@ class Board {
 
   machine::Machine& machine();
   const std::vector<Line>& lines() const;
+  const std::vector<NetworkCard>& network_cards() const;
   /// Any thread.
   void press_power_button();
   /// The machine has become a copy of another: a new VM generation ID, of which the guest is told.

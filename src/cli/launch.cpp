@@ -37,16 +37,30 @@ Result<std::string> find_shared(std::string_view name) {
                    name, path.string());
 }
 
-Result<std::string> find_vmm() {
-  if (const char* named = std::getenv("SKERRY_VMM"); named && *named) return std::string(named);
-  auto self = TRY(self_path("mount /proc, or set SKERRY_VMM to the path of skerry-vmm"));
-  auto beside = self.parent_path() / "skerry-vmm";
-  auto lib = self.parent_path().parent_path() / "lib/skerry/skerry-vmm";
+namespace {
+
+Result<std::string> find_program(const std::string& name, const std::string& variable) {
+  if (const char* named = std::getenv(variable.c_str()); named && *named) return std::string(named);
+  auto self =
+      TRY(self_path(fmt::format("mount /proc, or set {} to the path of {}", variable, name)));
+  auto beside = self.parent_path() / name;
+  auto lib = self.parent_path().parent_path() / "lib/skerry" / name;
   for (const auto& path : {beside, lib}) {
     if (access(path.c_str(), X_OK) == 0) return path.string();
   }
-  return fail_hint("build it (cmake --build build/release), or set SKERRY_VMM to its path",
-                   "no skerry-vmm at {} nor at {}", beside.string(), lib.string());
+  return fail_hint(
+      fmt::format("build it (cmake --build build/release), or set {} to its path", variable),
+      "no {} at {} nor at {}", name, beside.string(), lib.string());
+}
+
+}  // namespace
+
+Result<std::string> find_vmm() {
+  return find_program("skerry-vmm", "SKERRY_VMM");
+}
+
+Result<std::string> find_switch() {
+  return find_program("skerry-switch", "SKERRY_SWITCH");
 }
 
 Error exec_program(const std::string& program, const std::vector<std::string>& args) {

@@ -15,6 +15,8 @@ Result<Fd> spec_fd(const schema::MachineSpec& spec);
 
 /// $SKERRY_VMM, or skerry-vmm beside our executable, or in ../lib/skerry from there.
 Result<std::string> find_vmm();
+/// skerry-switch, in the same places or $SKERRY_SWITCH.
+Result<std::string> find_switch();
 
 /// A file of ours that is no program of its own: in ../share/skerry from our executable.
 Result<std::string> find_shared(std::string_view name);

@@ -40,6 +40,15 @@ int doctor(const cli::DoctorCommand& command) {
   return become_vmm(args);
 }
 
+int show_switches(const cli::SwitchCommand& command) {
+  auto program = cli::find_switch();
+  if (!program) return complain(program.error(), schema::exit_host);
+  std::vector<std::string> args{"list"};
+  if (!command.show.empty()) args = {"show", command.show};
+  if (command.json) args.push_back("--json");
+  return complain(cli::exec_program(*program, args), schema::exit_host);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -54,5 +63,6 @@ int main(int argc, char** argv) {
   if (auto* build = std::get_if<cli::ImageBuildCommand>(&*command)) return image_build(*build);
   if (auto* image = std::get_if<cli::ImageCommand>(&*command)) return cli::run_image(image->args);
   if (auto* asked = std::get_if<cli::DoctorCommand>(&*command)) return doctor(*asked);
+  if (auto* switches = std::get_if<cli::SwitchCommand>(&*command)) return show_switches(*switches);
   return run(std::get<cli::RunCommand>(*command));
 }

@@ -88,6 +88,7 @@ std::string main_help() {
          wrapped("image build", "make the disk of a whole Debian system") +
          wrapped("image VERB", "make, look at, convert and mend disk images") +
          wrapped("doctor", "what this host can do for Skerry, and how to improve it") +
+         wrapped("switch list|show NAME", "virtual switches between machines") +
          wrapped("help [COMMAND]", "this text, or a command's options") +
          wrapped("--version", "the version") +
          "\nA first machine:\n"
@@ -119,6 +120,16 @@ std::string doctor_help() {
          "Says which engine `skerry run` would use here and why, what is missing for better, and "
          "the\n"
          "command that mends it.\n\n" +
+         wrapped("--json", "the same for programs");
+}
+
+std::string switch_help() {
+  return "Usage: skerry switch list [--json]\n"
+         "       skerry switch show NAME [--json]\n\n"
+         "The virtual switches of this user. A machine's --net switch,name=NAME starts one, and it "
+         "ends with\nthe last machine on it.\n\n" +
+         wrapped("list", "the switches that run") +
+         wrapped("show NAME", "its ports, their counters, and which address is where") +
          wrapped("--json", "the same for programs");
 }
 
@@ -170,9 +181,35 @@ Result<Command> parse_doctor(const std::vector<std::string>& args) {
   return command;
 }
 
+Result<Command> parse_switch(const std::vector<std::string>& args) {
+  SwitchCommand command;
+  std::vector<std::string> words;
+  for (const std::string& arg : args) {
+    if (arg == "-h" || arg == "--help") return PrintCommand{switch_help()};
+    if (arg == "--json") {
+      command.json = true;
+    } else if (arg.starts_with('-')) {
+      constexpr std::string_view options[] = {"--json", "--help"};
+      Error error = schema::unknown_word("option", arg, options);
+      error.hint = "see: skerry help switch";
+      return std::unexpected(std::move(error));
+    } else {
+      words.push_back(arg);
+    }
+  }
+  if (words == std::vector<std::string>{"list"}) return command;
+  if (words.size() == 2 && words[0] == "show" && !words[1].empty()) {
+    command.show = words[1];
+    return command;
+  }
+  return fail_hint("write: skerry switch list, or: skerry switch show NAME",
+                   "switch: what is to be shown?");
+}
+
 std::string help_for(std::string_view command) {
   if (command == "ctl") return ctl_help();
   if (command == "image") return image_build_help();
+  if (command == "switch") return switch_help();
   return command == "run" ? run_help() : command == "doctor" ? doctor_help() : main_help();
 }
 
@@ -213,8 +250,9 @@ Result<Command> parse_command(const std::vector<std::string>& args) {
     return word == "run" ? parse_run(rest) : parse_doctor(rest);
   }
   if (word == "ctl") return parse_ctl_command(rest);
-  constexpr std::string_view commands[] = {"run",  "ctl",       "image", "doctor",
-                                           "help", "--version", "--help"};
+  if (word == "switch") return parse_switch(rest);
+  constexpr std::string_view commands[] = {"run",    "ctl",  "image",     "doctor",
+                                           "switch", "help", "--version", "--help"};
   Error error = schema::unknown_word(word.starts_with('-') ? "option" : "command", word, commands);
   error.hint = "see: skerry help";
   if (word.starts_with("--") && error.what.find("did you mean") == std::string::npos) {

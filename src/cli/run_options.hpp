@@ -15,6 +15,11 @@ namespace skerry::cli {
 struct RunCommand {
   schema::MachineSpec spec;  ///< valid
 };
+/// `skerry switch`: list, or show one.
+struct SwitchCommand {
+  std::string show;  ///< "" list
+  bool json = false;
+};
 struct DoctorCommand {
   bool json = false;
 };
@@ -27,7 +32,7 @@ struct PrintCommand {
   std::string text;
 };
 using Command = std::variant<RunCommand, DoctorCommand, ImageCommand, ImageBuildCommand, CtlCommand,
-                             PrintCommand>;
+                             PrintCommand, SwitchCommand>;
 
 /// `args` without the program's name. Every Error is a user's mistake.
 Result<Command> parse_command(const std::vector<std::string>& args);

@@ -4,6 +4,7 @@ namespace skerry::schema {
 
 Result<KeyValueReader> KeyValueReader::split(std::string_view text) {
   KeyValueReader reader;
+  reader.text_ = text;
   std::string current;
   auto finish_item = [&]() -> Result<> {
     if (current.empty()) {
@@ -17,7 +18,6 @@ Result<KeyValueReader> KeyValueReader::split(std::string_view text) {
     std::replace(item.key.begin(), item.key.end(), '-', '_');  // as in names of options
     item.has_value = equals != current.npos;
     if (item.has_value) item.value = current.substr(equals + 1);
-    if (reader.find(item.key)) return fail("'{}' is given twice in '{}'", item.key, text);
     reader.items_.push_back(std::move(item));
     current.clear();
     return {};
@@ -43,7 +43,7 @@ KeyValueReader::Item* KeyValueReader::find(std::string_view key) {
 
 Result<> KeyValueReader::finish() {
   for (const Item& item : items_) {
-    if (item.used) continue;
+    if (std::ranges::find(known_, item.key) != known_.end()) continue;
     Error error = unknown_word("key", item.key, known_);
     // "--disk disk.img": the likeliest slip, and no key is near.
     if (!item.has_value && !missing_.empty()) {

@@ -1,7 +1,8 @@
 // The `path=disk.img,format=raw,readonly` grammar of command-line values, for any described struct.
 //
 // Items are separated by commas; a comma within a value is written twice. An item without '=' sets
-// a bool. Keys may be written with dashes for underscores. Repeated, unknown and missing keys are
+// a bool; one of a list may stand there several times. Keys may be written with dashes for
+// underscores. Other repeated, unknown and missing keys are
 // errors that name the keys there are.
 #pragma once
 
@@ -23,17 +24,16 @@ class KeyValueReader {
       if (field.required) missing_.push_back(field.name);
       return;
     }
-    item->used = true;
-    if constexpr (std::is_same_v<T, bool>) {
-      if (!item->has_value) {
-        value = true;
-        return;
-      }
-    }
-    if (!item->has_value) {
-      keep(fail_hint(fmt::format("write {}=VALUE", field.name), "'{}' needs a value", field.name));
-    } else if (auto done = value_from_text(field, item->value, value); !done) {
-      keep(done);
+    if constexpr (is_vector<T>::value) {
+      value.clear();
+      for (const Item& each : items_)
+        if (each.key == field.name) read(field, each, value.emplace_back());
+      return;
+    } else {
+      for (const Item& each : items_)
+        if (&each != item && each.key == field.name)
+          return keep(fail("'{}' is given twice in '{}'", field.name, text_));
+      read(field, *item, value);
     }
   }
 
@@ -43,13 +43,28 @@ class KeyValueReader {
  private:
   struct Item {
     std::string key, value;
-    bool has_value = false, used = false;
+    bool has_value = false;
   };
+  template <class T>
+  void read(const Field& field, const Item& item, T& value) {
+    if constexpr (std::is_same_v<T, bool>) {
+      if (!item.has_value) {
+        value = true;
+        return;
+      }
+    }
+    if (!item.has_value) {
+      keep(fail_hint(fmt::format("write {}=VALUE", field.name), "'{}' needs a value", field.name));
+    } else if (auto done = value_from_text(field, item.value, value); !done) {
+      keep(done);
+    }
+  }
   Item* find(std::string_view key);
   void keep(Result<> failed) {
     if (error_) error_ = std::move(failed);
   }
 
+  std::string text_;
   std::vector<Item> items_;
   std::vector<std::string_view> known_, missing_;
   Result<> error_;

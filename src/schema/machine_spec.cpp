@@ -10,6 +10,7 @@ namespace {
 
 constexpr size_t max_serials = 4;  // COM1-COM4
 constexpr size_t max_consoles = 8;
+constexpr size_t max_nets = 8;
 constexpr size_t max_disks = 24;        // slots of bus 0 that the board leaves free
 constexpr size_t max_disk_serial = 20;  // virtio 1.2 5.2.6
 constexpr size_t max_modules = 64;      // bounds the loader's tables
@@ -184,6 +185,17 @@ Result<> validate(const MachineSpec& spec) {
                          disk.path);
       }
     }
+  }
+
+  if (spec.nets.size() > max_nets) return fail("more than {} network cards", max_nets);
+  for (size_t i = 0; i < spec.nets.size(); ++i) {
+    std::string what = fmt::format("net {}", i + 1);
+    TRY_VOID(validate(spec.nets[i], what));
+    for (size_t j = 0; j < i; ++j)
+      if (!spec.nets[i].mac.empty() && spec.nets[j].mac == spec.nets[i].mac)
+        return fail_hint("give each card an address of its own, or none to have one made",
+                         "{}: the address {} is that of net {}, too", what, spec.nets[i].mac,
+                         j + 1);
   }
 
   if (spec.serials.size() > max_serials) return fail("more than {} serial ports", max_serials);

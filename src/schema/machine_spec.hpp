@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "schema/field.hpp"
+#include "schema/net_spec.hpp"
 #include "schema/seed_spec.hpp"
 
 namespace skerry::schema {
@@ -107,6 +107,7 @@ struct MachineSpec {
   bool boot_from_disk = false;
   std::vector<ModuleSpec> modules;
   std::vector<DiskSpec> disks;
+  std::vector<NetSpec> nets;
   std::vector<SerialSpec> serials{SerialSpec{}};
   std::vector<SerialSpec> consoles;
   bool balloon = false;
@@ -151,6 +152,10 @@ struct MachineSpec {
              .max = 1 * GiB},
             s.code_cache);
     v.field({.name = "disks", .doc = "virtio disk; may be repeated", .option = "disk"}, s.disks);
+    v.field({.name = "nets",
+             .doc = "virtio network card and what it is connected to; may be repeated",
+             .option = "net"},
+            s.nets);
     v.field({.name = "serials",
              .doc = "where COM1, COM2... lead; may be repeated (default: COM1 on stdio)",
              .option = "serial"},

@@ -4,46 +4,13 @@
 
 #include <random>
 
-#include "storage/memory_disk.hpp"
-#include "virtio/balloon.hpp"
-#include "virtio/blk.hpp"
-#include "virtio/console.hpp"
-#include "virtio/fake_driver.hpp"
-#include "virtio/rng.hpp"
+#include "virtio/contract_kinds.hpp"
 
 namespace skerry::virtio {
 namespace {
 
 constexpr u64 kAll = kFeatureVersion1 | kFeatureIndirect | kFeatureEventIdx;
 using B = FakeDriver::Buffer;
-
-struct Kind {
-  const char* name;
-  std::unique_ptr<VirtioDevice> (*make)(Rig&);
-  unsigned queue;  ///< a queue whose requests the device answers by itself
-  u8 request;      ///< first byte of a request that the device likes
-};
-
-const Kind kKinds[] = {
-    {"blk",
-     [](Rig& rig) -> std::unique_ptr<VirtioDevice> {
-       return std::make_unique<Blk>("disk0", rig.environment(),
-                                    std::make_unique<storage::MemoryDisk>(64 * KiB), "serial");
-     },
-     0, 8},
-    {"rng", [](Rig&) -> std::unique_ptr<VirtioDevice> { return std::make_unique<Rng>("rng0"); }, 0,
-     0},
-    {"console",
-     [](Rig&) -> std::unique_ptr<VirtioDevice> {
-       return std::make_unique<Console>("console0", [](std::span<const u8>) {});
-     },
-     1, 'x'},
-    {"balloon",
-     [](Rig& rig) -> std::unique_ptr<VirtioDevice> {
-       return std::make_unique<Balloon>("balloon0", *rig.memory);
-     },
-     0, 3},
-};
 
 struct Contract : testing::TestWithParam<Kind> {
   Contract() : device(rig.plug(GetParam().make(rig))), driver(rig, 1), queue(GetParam().queue) {}

@@ -203,6 +203,14 @@ std::optional<Chain> Queue::pop() {
   return chain;
 }
 
+void Queue::give_back(Chain chain) {
+  bool ours = std::exchange(chain.queue_, nullptr) == this && chain.generation_ == generation_;
+  if (!ours) return;  // reset meanwhile
+  SKERRY_DCHECK(in_flight_ > 0);
+  --in_flight_;
+  --state_.next_available;
+}
+
 // 2.7.5: descriptors linked by `next`; the last may refer to a table of further ones (2.7.5.3),
 // which replaces the queue's table for the rest of the chain.
 bool Queue::walk(u16 head, Chain& chain) {

@@ -113,6 +113,8 @@ class Queue {
   bool ready() const { return running_ && !state_.broken; }
   /// The next request, or nullopt. With an empty queue, asks the driver to notify again.
   std::optional<Chain> pop();
+  /// Puts a request back: the next pop() returns it again. The last one taken only, untouched.
+  void give_back(Chain chain);
   /// Requests taken and not yet completed.
   unsigned in_flight() const { return in_flight_; }
   u16 size() const { return state_.size; }

@@ -23,6 +23,7 @@ schema::MachineSpec everything(const fs::path& disk) {
   spec.kernel = std::string(TICKER_DIRECTORY) + "/ticker1.bin";
   spec.disks.push_back({disk.string(), schema::DiskFormat::raw, false});
   spec.consoles.push_back({schema::SerialKind::none, ""});
+  spec.nets.emplace_back();
   spec.debug_exit = true;
   spec.balloon = true;
   return spec;

@@ -1,0 +1,211 @@
+#!/usr/bin/env python3
+"""Whole guests on a virtual switch: they reach each other, VLANs and private ports keep apart, what is sent
+from another's address is dropped, a rate holds, `skerry switch` tells, and nothing is left afterwards.
+
+  switch_guests.py SKERRY [--engine soft]
+
+Exit status 0, 1, or 77 where tests/guests/make has not run.
+"""
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import run_guest
+
+KERNEL = "cloud-6.1"
+
+
+class Guest:
+    """A machine with a shell on its serial port."""
+
+    def __init__(self, args, name, *nets):
+        kernel = run_guest.GUESTS / KERNEL
+        command = [args.skerry, "run", "--engine", args.engine, "--name", name, "--memory", "256M",
+                   "--kernel", str(kernel / "vmlinuz"), "--initrd", str(kernel / "initrd"),
+                   "--append", "console=ttyS0 quiet panic=-1"]
+        for net in nets:
+            command += ["--net", net]
+        if os.environ.get("SKERRY_LAB"):
+            command += ["--cpu", "x86-64-v2,-xsave"]
+        self.name, self.text, self.count = name, "", 0
+        self.changed = threading.Condition()
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.STDOUT)
+        threading.Thread(target=self.read, daemon=True).start()
+
+    def read(self):
+        while data := os.read(self.process.stdout.fileno(), 65536):
+            with self.changed:
+                self.text += data.decode("utf-8", "replace").replace("\r", "")
+                self.changed.notify_all()
+        with self.changed:
+            self.text += "\n(ended)\n"
+            self.changed.notify_all()
+
+    def wait(self, pattern, seconds=120):
+        limit = time.monotonic() + seconds * float(os.environ.get("SKERRY_TEST_SCALE", "1"))
+        with self.changed:
+            while not (found := re.search(pattern, run_guest.ESCAPES.sub("", self.text))):
+                left = limit - time.monotonic()
+                if left <= 0 or "(ended)" in self.text:
+                    raise RuntimeError(f"{self.name}: no {pattern!r} in:\n{self.text[-2000:]}")
+                self.changed.wait(left)
+            return found
+
+    def start(self, line):
+        """Types a line; wait_done() waits for its end."""
+        self.count += 1
+        with self.changed:
+            self.text = ""
+        self.process.stdin.write(f"{line}; echo END-$(({self.count} + 0))-$?.\n".encode())
+        self.process.stdin.flush()
+
+    def wait_done(self, seconds=120):
+        found = self.wait(rf"END-{self.count}-(\d+)\.", seconds)
+        return int(found.group(1)), found.string[:found.start()]
+
+    def run(self, line, seconds=120):
+        self.start(line)
+        return self.wait_done(seconds)
+
+    def end(self):
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            return self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+
+class Test:
+    def __init__(self, args):
+        self.args, self.failed, self.guests = args, 0, []
+
+    def check(self, what, good, why=""):
+        print(f"{'ok' if good else 'FAILED':6} {what}" + (f" ({why})" if why else ""), flush=True)
+        self.failed += not good
+
+    def guest(self, name, *nets):
+        self.guests.append(Guest(self.args, name, *nets))
+        return self.guests[-1]
+
+    def switch(self, *words):
+        done = subprocess.run([self.args.skerry, "switch", *words], capture_output=True, text=True, timeout=30)
+        return done.stdout if done.returncode == 0 else done.stderr
+
+    def port(self, owner):
+        report = json.loads(self.switch("show", "lan1", "--json"))
+        return next(p for p in report["ports"] if p["owner"] == owner)
+
+    def run(self):
+        a = self.guest("a", "switch,name=lan1")
+        b = self.guest("b", "switch,name=lan1", "switch,name=lan1,vlan=20,isolated")
+        c = self.guest("c", "switch,name=lan1,vlan=20", "switch,name=lan1,rate=8M")
+        d = self.guest("d", "switch,name=lan1,vlan=20,isolated")
+        for number, guest in enumerate(self.guests, 1):
+            guest.wait(r"# $")
+            # Linux answers ARP for all its addresses on any card, unless told.
+            guest.run("stty -echo; PS1=; echo 1 > /proc/sys/net/ipv4/conf/all/arp_ignore")
+            for card in range(2):
+                guest.run(f"ip addr add 10.{card}.0.{number}/16 dev eth{card} 2>/dev/null && ip link set eth{card} up")
+        self.alike(a, b)
+        self.apart(b, c, d)
+        self.rate(a, c)
+        self.spoofed(a, b)
+        self.duplicate()
+        self.leave()
+
+    @staticmethod
+    def pings(guest, address, count=3):
+        return guest.run(f"ping -c {count} -W 3 {address} >/dev/null")[0] == 0
+
+    def alike(self, a, b):
+        self.check("two machines reach each other", self.pings(a, "10.0.0.2") and self.pings(b, "10.0.0.1"))
+        b.start("nc -l -p 5000 | sha256sum")
+        a.run("sleep 1; dd if=/dev/urandom of=/tmp/big bs=64k count=512 2>/dev/null")
+        a.run("nc 10.0.0.2 5000 < /tmp/big")
+        _, got = b.wait_done()
+        _, sent = a.run("sha256sum < /tmp/big")
+        self.check("32 MiB arrive unharmed", got.split()[:1] == sent.split()[:1] and len(got) > 60)
+        shown = self.switch("list") + self.switch("show", "lan1")
+        self.check("skerry switch shows them", all(word in shown for word in ["lan1", "a/net0", "b/net1", "8M"]))
+
+    def apart(self, b, c, d):
+        # c's eth0 and d's eth0 are in VLAN 20, b's eth0 is not; b's eth1 and d's eth0 are isolated.
+        self.check("the same VLAN", self.pings(c, "10.0.0.4"))
+        self.check("another VLAN is out of reach", not self.pings(c, "10.0.0.2"))
+        d.run("ip addr add 10.1.0.4/16 dev eth0")
+        c.run("ip addr add 10.1.0.33/16 dev eth0; ip route add 10.1.0.2/32 dev eth0 src 10.1.0.33")
+        self.check("a private port reaches others", self.pings(c, "10.1.0.2"))
+        self.check("but no private one", not self.pings(d, "10.1.0.2"))
+
+    def rate(self, a, c):
+        a.run("ip addr add 10.1.0.1/16 dev eth0; ip route flush cache 2>/dev/null")
+        a.start("timeout 60 nc -l -p 5001 > /dev/null")
+        c.run("ip route add 10.1.0.1/32 dev eth1; sleep 1")
+        c.start("dd if=/dev/zero bs=64k count=256 2>/dev/null | nc 10.1.0.1 5001")
+        # The fastest of a few spans: a busy host may keep the guest from sending as much as it may.
+        rates, last, began = [], self.port("c/net1")["in"]["bytes"], time.monotonic()
+        for _ in range(3):
+            time.sleep(4)
+            now, ended = self.port("c/net1")["in"]["bytes"], time.monotonic()
+            rates.append((now - last) * 8 / (ended - began))
+            last, began = now, ended
+        rate = max(rates)
+        self.check("the rate is within 5% of 8 Mbit/s", abs(rate / 8e6 - 1) < 0.05, f"{rate / 1e6:.2f} Mbit/s")
+        c.wait_done()
+        a.wait_done()
+
+    def spoofed(self, a, b):
+        before = self.port("a/net0")["dropped"]["spoofed"]
+        a.run("ip link set eth0 down; ip link set eth0 address 02:00:00:00:00:77; ip link set eth0 up")
+        self.check("a machine with another's address is not heard", not self.pings(a, "10.0.0.2"))
+        self.check("and counted", self.port("a/net0")["dropped"]["spoofed"] > before)
+
+    def duplicate(self):
+        twin = self.guest("a", "switch,name=lan1")
+        twin.wait(r"\(ended\)")
+        said = " ".join(twin.text.split())
+        self.check("a duplicate address is refused", twin.end() == 71 and "in use by a/net0" in said and "--name" in said, said)
+
+    def leave(self):
+        for guest in self.guests:
+            guest.end()
+        for _ in range(50):
+            if "no switch runs" in self.switch("list"):
+                break
+            time.sleep(0.1)
+        self.check("the switch ends with its last machine", "no switch runs" in self.switch("list"))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("skerry")
+    parser.add_argument("--engine", default="soft")
+    args = parser.parse_args()
+    why = run_guest.missing([KERNEL])
+    if why:
+        print(f"skipped: {why}")
+        return run_guest.SKIP
+    with tempfile.TemporaryDirectory(prefix="skerry-sw-") as scratch:
+        os.environ["XDG_RUNTIME_DIR"] = scratch
+        test = Test(args)
+        try:
+            test.run()
+        except RuntimeError as error:
+            test.check(str(error), False)
+        finally:
+            for guest in test.guests:
+                guest.end()
+    return 1 if test.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
