@@ -37,8 +37,11 @@ struct Machine {
   }
   template <class Done>
   bool wait(const Done& done) {
-    for (int i = 0; i < 300 && !done(); ++i) loop.run_once(10);
-    return done();
+    for (int i = 0; i < 300; ++i) {
+      if (done()) return true;
+      loop.run_once(10);
+    }
+    return false;
   }
   EventLoop& loop;
   std::unique_ptr<SwitchPort> port;

@@ -20,6 +20,9 @@ MachineSpec full() {
   s.append = "console=ttyS0 x=\\y";
   s.modules = {{"mod", "arg, arg"}};
   s.disks = {{"a", DiskFormat::raw, true}, {"b", DiskFormat::raw, false}};
+  s.nets = {
+      NetSpec::from_text("switch,name=l,vlan=9,isolated,rate=1M,uplink=user,queues=2").value(),
+      NetSpec::from_text("user,hostfwd=tcp::1-:2,hostfwd=udp::3-:4,restrict,link_down").value()};
   s.serials = {{SerialKind::file, "out"}, {SerialKind::none, ""}};
   s.consoles = {{SerialKind::unix_, "sock"}};
   s.cloud_init = {"u", "", "n"};

@@ -143,10 +143,10 @@ TEST_F(NetTest, MergesBuffers) {
   EXPECT_FALSE(receive(f.large(1000), f.bytes));  // no buffers
   Gpa a = buffer(512), b = buffer(512);
   EXPECT_FALSE(receive(f.large(1000), f.bytes));  // not enough
-  EXPECT_EQ(port->resumes, 2u);
+  EXPECT_EQ(port->resumes, 1u);
   EXPECT_FALSE(driver->used(0));
   Gpa c = buffer(4096);
-  EXPECT_EQ(port->resumes, 3u);
+  EXPECT_EQ(port->resumes, 2u);
   ASSERT_TRUE(receive(f.large(1000), f.bytes));
   std::vector<u8> got = bytes(a, 512);
   Offload offload;
@@ -185,9 +185,7 @@ TEST_F(NetTest, WithoutMergingAFrameNeedsOneBuffer) {
   EXPECT_TRUE(receive({}, f.bytes));  // dropped
   EXPECT_EQ(net->traffic().received_dropped, 1u);
   TcpFrame g(false, 20);
-  Gpa at = driver->allocate(0);
   EXPECT_TRUE(receive(g.partial(), g.bytes));
-  (void)at;
   EXPECT_EQ(driver->wait_used(0)->length, 12 + g.bytes.size());
 }
 
@@ -198,7 +196,6 @@ TEST_F(NetTest, CutsAndChecksumsForADriverThatCannot) {
   TcpFrame f(false, 3500);
   ASSERT_TRUE(receive(f.large(1000), f.bytes));  // four segments, room for two
   EXPECT_FALSE(receive({}, f.bytes));            // the others come first
-  EXPECT_EQ(port->resumes, 2u - 2u + port->resumes);
   for (int i = 0; i < 2; ++i) buffers.push_back(buffer(1600));
   EXPECT_GE(port->resumes, 1u);
   size_t payload = 0;
