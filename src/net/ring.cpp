@@ -51,7 +51,7 @@ bool RingWriter::write(const Offload& offload, std::span<const u8> first,
   auto* header = reinterpret_cast<RecordHeader*>(at);
   header->length.store(static_cast<u32>(length), std::memory_order_relaxed);
   header->offload = offload;
-  std::memcpy(at + sizeof(RecordHeader), first.data(), first.size());
+  if (!first.empty()) std::memcpy(at + sizeof(RecordHeader), first.data(), first.size());
   if (!rest.empty())
     std::memcpy(at + sizeof(RecordHeader) + first.size(), rest.data(), rest.size());
   head_ += bytes;

@@ -204,7 +204,7 @@ void SwitchServer::serve(Switch::PortId id) {
     u8 judged[kJudged];
     std::span<const u8> frame = record->frame;
     size_t n = std::min(frame.size(), kJudged);
-    std::memcpy(judged, frame.data(), n);
+    if (n) std::memcpy(judged, frame.data(), n);
     std::span<const u8> header(judged, n);
     Offload offload = record->offload;
     switch_.forward(id, header, frame.size(), now, [&](Switch::PortId to) {
