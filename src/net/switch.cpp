@@ -7,9 +7,10 @@ namespace skerry::net {
 
 namespace {
 
-/// What may be sent at once after a pause: 10 ms, and at least the longest frame.
+/// What may be sent at once after a pause: 50 ms, since a busy host may wake the switch that late,
+/// and at least the longest frame.
 i64 burst(u64 rate) {
-  return std::max<i64>(static_cast<i64>(rate / 8 / 100), static_cast<i64>(kMaxFrame));
+  return std::max<i64>(static_cast<i64>(rate / 8 / 20), static_cast<i64>(kMaxFrame));
 }
 
 Mac mac_at(std::span<const u8> frame, size_t at) {
