@@ -45,7 +45,8 @@ std::string image_build_help() {
          "serial\nconsole. Boot it with: skerry run --boot-from-disk --disk path=FILE --memory 1G\n"
          "The packages come from where the host's own apt gets them.\n\n" +
          wrapped("RELEASE", schema::join(kReleases, " or ")) +
-         wrapped("-o, --output FILE", "the disk image, raw and sparse") +
+         wrapped("-o, --output FILE",
+                 "the disk image: qcow2 if its name ends so, else raw, sparse") +
          wrapped("--size SIZE", "of the disk (default 4G)") +
          wrapped("--packages A,B...", "further packages") +
          wrapped("--mirror URL", "get the packages from there") +
@@ -86,9 +87,6 @@ Result<std::optional<ImageBuildCommand>> parse_image_build(const std::vector<std
   if (command.output.empty()) {
     return fail_hint(fmt::format("add -o {}.raw", command.release), "no file to write is named");
   }
-  if (command.output.ends_with(".qcow2")) {
-    return fail_hint("name a raw image, as -o debian.raw", "only raw images are built");
-  }
   if (!size.empty()) {
     constexpr schema::Field field{.name = "--size", .doc = "", .min = 1 * GiB, .max = 16384 * GiB};
     TRY_VOID(schema::value_from_text(field, size, command.size));
@@ -99,9 +97,15 @@ Result<std::optional<ImageBuildCommand>> parse_image_build(const std::vector<std
   return command;
 }
 
-std::vector<std::string> image_build_arguments(const ImageBuildCommand& command) {
-  return {command.release,  command.output, fmt::format("{}", command.size.count),
-          command.packages, command.mirror, command.autologin ? "yes" : "no"};
+std::vector<std::string> image_build_arguments(const ImageBuildCommand& command,
+                                               const std::string& skerry) {
+  return {command.release,
+          command.output,
+          fmt::format("{}", command.size.count),
+          command.packages,
+          command.mirror,
+          command.autologin ? "yes" : "no",
+          skerry};
 }
 
 }  // namespace skerry::cli

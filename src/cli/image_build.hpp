@@ -24,7 +24,8 @@ struct ImageBuildCommand {
 Result<std::optional<ImageBuildCommand>> parse_image_build(const std::vector<std::string>& args);
 std::string image_build_help();
 
-/// What share/image-build takes.
-std::vector<std::string> image_build_arguments(const ImageBuildCommand& command);
+/// What share/image-build takes; `skerry` is the path of this program.
+std::vector<std::string> image_build_arguments(const ImageBuildCommand& command,
+                                               const std::string& skerry);
 
 }  // namespace skerry::cli

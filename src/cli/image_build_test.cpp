@@ -23,9 +23,9 @@ TEST(ImageBuild, EveryOption) {
   ImageBuildCommand want{
       "debian-12", "d.raw", {8 * GiB}, "vim,g++=4:12.2~1", "http://mirror.example/debian", false};
   EXPECT_EQ(std::get<ImageBuildCommand>(*command), want);
-  EXPECT_EQ(image_build_arguments(want),
+  EXPECT_EQ(image_build_arguments(want, "/bin/skerry"),
             (Args{"debian-12", "d.raw", "8589934592", "vim,g++=4:12.2~1",
-                  "http://mirror.example/debian", "no"}));
+                  "http://mirror.example/debian", "no", "/bin/skerry"}));
 }
 
 TEST(ImageBuild, Defaults) {

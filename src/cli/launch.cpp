@@ -18,16 +18,12 @@ Result<Fd> spec_fd(const schema::MachineSpec& spec) {
   return fd;
 }
 
-namespace {
-
 Result<std::filesystem::path> self_path(std::string hint) {
   std::error_code failed;
   auto self = std::filesystem::read_symlink("/proc/self/exe", failed);
   if (failed) return fail_hint(hint, "cannot read /proc/self/exe: {}", failed.message());
   return self;
 }
-
-}  // namespace
 
 Result<std::string> find_shared(std::string_view name) {
   auto self = TRY(self_path("mount /proc"));

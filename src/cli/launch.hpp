@@ -2,6 +2,7 @@
 // terminal, signals and exit status to it without anything in between.
 #pragma once
 
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,9 @@ namespace skerry::cli {
 
 /// A memfd that holds the Spec as JSON, at its start, inherited over exec.
 Result<Fd> spec_fd(const schema::MachineSpec& spec);
+
+/// Our executable; `hint` is what to do if the host does not tell.
+Result<std::filesystem::path> self_path(std::string hint);
 
 /// $SKERRY_VMM, or skerry-vmm beside our executable, or in ../lib/skerry from there.
 Result<std::string> find_vmm();

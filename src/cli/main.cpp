@@ -30,7 +30,9 @@ int run(const cli::RunCommand& command) {
 int image_build(const cli::ImageBuildCommand& command) {
   auto script = cli::find_shared("image-build");
   if (!script) return complain(script.error(), schema::exit_host);
-  return complain(cli::exec_program(*script, cli::image_build_arguments(command)),
+  auto self = cli::self_path("mount /proc");
+  if (!self) return complain(self.error(), schema::exit_host);
+  return complain(cli::exec_program(*script, cli::image_build_arguments(command, self->string())),
                   schema::exit_host);
 }
 

@@ -163,6 +163,7 @@ class Jit {
   /// `count` instructions of the running block have ended (exact mode).
   void account(u32 count) {
     if (!exact_) return;
+    if (count > counted_) core_.mid_repeat = false;  // one that gave way before has ended
     core_.instructions += count - counted_;
     counted_ = count;
   }
