@@ -233,14 +233,16 @@ class FdChannel : public Channel {
   }
   void offer() {
     if (!accept_) return;
+    // Before: the guest may make room, and room() be called, at any time from here on.
+    starved_ = true;
     size_t took = accept_(pending_);
     pending_.erase(pending_.begin(), pending_.begin() + static_cast<long>(took));
     if (pending_.empty()) {
+      starved_ = false;
       if (std::exchange(resume_file_, false)) read_to_end_in_turns();
       if (!watching_ && input_ >= 0) start_input();
       return;
     }
-    starved_ = true;
     // The escape key must work even when the guest does not read: keep reading up to a bound.
     if (pending_.size() >= kInputLimit && !escape_) stop_input();
     if (pending_.size() >= kInputLimit && escape_) pending_.resize(kInputLimit);
