@@ -109,7 +109,8 @@ Result<> Board::Parts::set_up_engine(machine::Engine& engine) {
   setup.extint = pic;
   setup.interpreter = spec.engine == schema::EngineChoice::soft_interpreter;
   setup.code_cache = spec.code_cache.count;
-  cpuid = TRY(build_cpuid({spec.cpu, spec.cpus, setup.tsc_hz}, engine.supported_cpuid()));
+  cpuid = TRY(build_cpuid({spec.cpu, spec.cpus, setup.tsc_hz, engine.any_hypercall()},
+                          engine.supported_cpuid()));
   setup.cpuid = cpuid;
   return engine.configure(setup);
 }

@@ -429,7 +429,7 @@ unsigned physical_bits(const CpuidTable& table) {
   return bits >= 32 && bits <= 52 ? bits : 36;
 }
 
-Result<CpuidTable> build_cpuid(const CpuRequest& request, const CpuidTable& supported) {
+Result<CpuidTable> build_cpuid(const CpuRequest& request, const CpuidTable& every) {
   if (request.cpus == 0 || request.cpus > 4096)
     return fail("{} CPUs are not possible", request.cpus);
   auto parsed = schema::parse_cpu(request.model);
@@ -439,6 +439,13 @@ Result<CpuidTable> build_cpuid(const CpuRequest& request, const CpuidTable& supp
       std::find(std::begin(kModels), std::end(kModels), wanted.base) - std::begin(kModels));
   if (model == std::size(kModels))
     return std::unexpected(schema::unknown_word("CPU model", wanted.base, kModels));
+  // A guest takes VMMCALL or VMCALL by its processor's vendor, and the named models are Intel's.
+  const u32 host_vendor = machine::cpuid_lookup(every, 0, 0).ebx;
+  const bool vmmcall = host_vendor == 0x68747541 || host_vendor == 0x6f677948;  // "Auth", "Hygo"
+  CpuidTable supported = every;
+  if (!request.any_hypercall && model != kHost && vmmcall)
+    for (CpuidLeaf& l : supported)
+      if (l.leaf == 0x40000001) l.eax &= ~(1u << 7 | 1u << 11 | 1u << 13);  // unhalt, IPI, yield
   auto on = base_features(model, supported);
   if (!on) return std::unexpected(std::move(on).error());
   TRY_VOID(apply(wanted.features, supported, *on));

@@ -44,7 +44,8 @@ struct CpuRequest {
   /// A model, then "+feature" and "-feature", by commas: "x86-64-v3,+aes,-avx2".
   std::string model = std::string(kDefaultCpuModel);
   unsigned cpus = 1;
-  u64 tsc_hz = 0;  ///< of the guest; 0: unknown, the guest must calibrate
+  u64 tsc_hz = 0;             ///< of the guest; 0: unknown, the guest must calibrate
+  bool any_hypercall = true;  ///< Engine::any_hypercall()
 };
 /// The guest's CPUID. `supported` is Engine::supported_cpuid().
 Result<machine::CpuidTable> build_cpuid(const CpuRequest& request,

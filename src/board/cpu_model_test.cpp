@@ -189,6 +189,20 @@ TEST(CpuModel, TscFrequencyCanBeReadWithoutCalibration) {
   EXPECT_EQ(cpuid_lookup(build_cpuid({"x86-64-v2", 1, 0}, everything()).value(), 0x15, 0).eax, 0u);
 }
 
+TEST(CpuModel, HypercallsOfAnotherVendorAreNotOffered) {
+  // The models are Intel's, everything()'s host is AMD's.
+  auto offered = [](const char* model, bool any) {
+    CpuidTable t = build_cpuid({model, 2, kTsc, any}, everything()).value();
+    EXPECT_TRUE(has(t, "kvm-pv-eoi") && has(t, "kvm-pv-tlb-flush")) << "these need none";
+    EXPECT_EQ(has(t, "kvm-pv-unhalt"), has(t, "kvm-pv-ipi"));
+    EXPECT_EQ(has(t, "kvm-pv-unhalt"), has(t, "kvm-pv-sched-yield"));
+    return has(t, "kvm-pv-unhalt");
+  };
+  EXPECT_TRUE(offered("x86-64-v2", true));
+  EXPECT_FALSE(offered("x86-64-v2", false));
+  EXPECT_TRUE(offered("host", false));
+}
+
 TEST(CpuModel, Identity) {
   CpuidTable t = build("x86-64-v2").value();
   CpuidLeaf zero = cpuid_lookup(t, 0, 0);

@@ -95,6 +95,8 @@ class Engine {
   /// Every CPUID leaf with all that this engine can do on this host; CPU models are intersected
   /// with it.
   virtual CpuidTable supported_cpuid() const = 0;
+  /// Whether VMCALL and VMMCALL both are hypercalls, whatever the guest takes its processor for.
+  virtual bool any_hypercall() const { return true; }
   /// Before the first create_vcpu().
   virtual Result<> configure(const EngineSetup& setup) = 0;
 

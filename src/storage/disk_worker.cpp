@@ -1,5 +1,7 @@
 #include "storage/disk_worker.hpp"
 
+#include <algorithm>
+
 namespace skerry::storage {
 
 DiskWorker::DiskWorker(Disk& disk, std::function<void()> done)
@@ -17,6 +19,7 @@ DiskWorker::~DiskWorker() {
 void DiskWorker::submit(Job job) {
   {
     std::lock_guard guard(mutex_);
+    job.number = submitted_++;
     jobs_.push_back(std::move(job));
     if (waiting_ < jobs_.size() && threads_.size() < kThreads)
       threads_.emplace_back([this] { run(); });
@@ -25,8 +28,13 @@ void DiskWorker::submit(Job job) {
 }
 
 std::vector<DiskWorker::Done> DiskWorker::take() {
-  std::lock_guard guard(mutex_);
-  return std::exchange(finished_, {});
+  std::vector<Done> done;
+  {
+    std::lock_guard guard(mutex_);
+    done.swap(finished_);
+  }
+  std::ranges::sort(done, {}, &Done::number);
+  return done;
 }
 
 void DiskWorker::wait_idle() {
@@ -63,7 +71,7 @@ void DiskWorker::run() {
     Result<> result = perform(job);
     guard.lock();
     bool first = finished_.empty();
-    finished_.push_back({job.token, std::move(result)});
+    finished_.push_back({job.token, std::move(result), job.number});
     if (first) {  // more of them are found by the same take()
       guard.unlock();
       done_();

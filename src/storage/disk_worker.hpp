@@ -31,10 +31,12 @@ class DiskWorker {
     std::vector<iovec> memory;  ///< of read and write
     bool durable = false;       ///< a change that is flushed before it is done
     std::vector<Range> ranges;  ///< of discard and zero
+    u64 number = 0;             ///< the worker's own: counts submissions
   };
   struct Done {
     u64 token;
     Result<> result;
+    u64 number = 0;  ///< Job::number
   };
 
   /// `disk` outlives the worker. `done` is called on a thread of the worker when take() has
@@ -44,6 +46,8 @@ class DiskWorker {
   ~DiskWorker();
 
   void submit(Job job);
+  /// What has ended since, in the order in which it was submitted: after wait_idle() the answer
+  /// does not depend on the threads.
   std::vector<Done> take();
   /// Returns when every submitted job is done.
   void wait_idle();
@@ -59,6 +63,7 @@ class DiskWorker {
   std::deque<Job> jobs_;
   std::vector<Done> finished_;
   unsigned busy_ = 0, waiting_ = 0;
+  u64 submitted_ = 0;
   bool ending_ = false;
   std::vector<std::thread> threads_;
 };

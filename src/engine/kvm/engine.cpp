@@ -52,6 +52,9 @@ class KvmEngine final : public machine::Engine {
 
   std::string_view name() const override { return "kvm"; }
   CpuidTable supported_cpuid() const override { return supported_; }
+  /// The other vendor's instruction KVM replaces in the guest's text, which faults if that is
+  /// read-only, as Linux's is (Documentation/virt/kvm/x86/hypercalls.rst).
+  bool any_hypercall() const override { return false; }
   bool owns_lapic() const override { return true; }
   machine::MsiSink* msi_sink() override { return routes_.get(); }
   void set_extint(bool level) override {
