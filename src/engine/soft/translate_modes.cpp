@@ -18,7 +18,7 @@ using isa::Sem;
 
 namespace {
 
-constexpr u8 kRcx = 1, kRsp = 4, kRbp = 5;
+constexpr u8 kRsp = 4, kRbp = 5;
 constexpr i32 kTarget = at::kDelta + 32;  ///< as in translate_control.cpp
 
 constexpr i32 end_at(u8 segment, bool write) {
