@@ -6,6 +6,7 @@ prints goes to its serial port. On KVM the checks that QEMU's TCG, the processor
 fail are left out (the word "lenient" on the command line).
 """
 import argparse
+import os
 import pathlib
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def main():
     parser.add_argument("--engine", default="soft", help="soft (default), soft,interpreter or kvm")
     parser.add_argument("--skerry", required=True)
     parser.add_argument("--images", required=True)
-    parser.add_argument("--timeout", type=int, default=120)
+    parser.add_argument("--timeout", type=float, default=120 * float(os.environ.get("SKERRY_TEST_SCALE", "1")))
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("names", nargs="*", help="all of the engine's if none")
     options = parser.parse_args()
