@@ -29,6 +29,7 @@ GUESTS = pathlib.Path(os.environ.get("SKERRY_GUESTS") or pathlib.Path(
     os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "skerry/guests")
 SKIP = 77
 CRASHED = 81  # schema/exit_status.hpp
+LAB_STOPPED = 98  # tests/guests/lab
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -90,7 +91,10 @@ class Run:
             self.status = process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                self.lines.append((time.monotonic() - self.began, "the host's kernel does not let the process die"))
         self.timed_out = left <= 0
         self.took = time.monotonic() - self.began
 
@@ -191,12 +195,22 @@ def run_row(name, row, args):
 
 
 def in_lab(args, names):
-    """The same command again inside the lab, without --lab."""
+    """The same command again inside the lab, without --lab. When the lab's own kernel stops, which is QEMU's
+    fault or that kernel's, for the VM monitor is an ordinary process there, the rows left get a second lab."""
     chosen = rows(args.engine, True)
-    limit = 120 + sum(chosen[name]["timeout"] for name in names)
-    again = ["python3", str(HERE / "run_guest.py"), "--skerry", str(pathlib.Path(args.skerry).resolve()),
-             "--engine", args.engine] + (["--verbose"] if args.verbose else []) + names
-    return subprocess.run([str(HERE / "guests/lab"), "--timeout", str(limit), "--", *again]).returncode
+    for lab in range(2):
+        limit = 120 + min(1200, sum(chosen[name]["timeout"] for name in names))
+        again = ["python3", str(HERE / "run_guest.py"), "--skerry", str(pathlib.Path(args.skerry).resolve()),
+                 "--engine", args.engine] + (["--verbose"] if args.verbose else []) + names
+        with subprocess.Popen([str(HERE / "guests/lab"), "--timeout", str(limit), "--", *again],
+                              stdout=subprocess.PIPE, text=True, errors="replace") as process:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                if found := re.match(r"ok +\S+ (\S+) [0-9.]+ s$", line):
+                    names = [name for name in names if name != found[1]]
+        if process.returncode != LAB_STOPPED or lab:
+            return process.returncode
+        print(f"again  the lab itself stopped; what is left in a new one: {' '.join(names)}", flush=True)
 
 
 def main():
