@@ -87,15 +87,25 @@ def main():
         return 77
     with tempfile.TemporaryDirectory(prefix="skerry-control-") as scratch:
         path = pathlib.Path(scratch) / "vm.sock"
+        raw, qcow2 = pathlib.Path(scratch) / "a.raw", pathlib.Path(scratch) / "b.qcow2"
+        for disk in (raw, qcow2):
+            subprocess.run([skerry, "image", "create", disk, "32M"], check=True, stdout=subprocess.DEVNULL)
         vm = subprocess.Popen(
             [skerry, "run", "--engine", "soft", "--kernel", KERNEL / "vmlinuz", "--initrd", KERNEL / "initrd",
              "--append", "console=ttyS0 quiet panic=-1", "--serial", "none", "--name", "web", "--balloon",
+             "--disk", f"path={raw}", "--disk", f"path={qcow2},iops=1000", "--net", "user,link_down",
              "--control", f"unix:{path}"], stdin=subprocess.DEVNULL)
         try:
             check(skerry, path, vm)
         finally:
             vm.kill()
             vm.wait()
+        assert raw.stat().st_size == 64 << 20
+        subprocess.run([skerry, "image", "check", qcow2], check=True, stdout=subprocess.DEVNULL)
+        for disk in (raw, qcow2):  # what the guest wrote where there was no disk before
+            subprocess.run([skerry, "image", "convert", "-O", "raw", disk, f"{disk}.out"], check=True,
+                           stdout=subprocess.DEVNULL)
+            assert pathlib.Path(f"{disk}.out").read_bytes()[-7:] == b"the end", disk
     return 0
 
 
@@ -141,6 +151,60 @@ def balloon(client, console):
     assert client.ask("balloon", size="2G")["error"]["code"] == "bad_arguments"
     print(f"ok: 256 MiB lent and taken back; guest memory {before['guest_memory'] >> 20} MiB before, "
           f"{now['guest_memory'] >> 20} MiB while lent")
+
+
+def disks(client, console, ctl):
+    """Both become larger under the guest's eyes; a limit holds it up, and its end lets it go."""
+    for disk, name in (("disk0", "vda"), ("disk1", "vdb")):
+        assert client.result("disk_resize", disk=disk, size="64M") == {"size": 64 << 20, "before": 32 << 20}
+        console.type(f"while [ $(cat /sys/block/{name}/size) != 131072 ]; do sleep 0.1; done; "
+                     f"printf '%512s' 'the end' | dd of=/dev/{name} bs=512 seek=131071 2>/dev/null; sync; echo grown; echo\n")
+        console.expect("\ngrown\n")
+    for disk, size, code, text in [("disk0", "32M", "refused", "only becomes larger"),
+                                   ("disk0", 100 << 20 | 7, "refused", "multiple"),
+                                   ("disk7", "1G", "not_found", "unknown disk 'disk7'")]:
+        error = client.ask("disk_resize", disk=disk, size=size)["error"]
+        assert error["code"] == code and text in error["message"], error
+    assert client.ask("disk_resize", disk="disk0")["error"]["code"] == "bad_arguments"
+    assert ctl("disk-resize", "disk0", "64M") == "size            64.0 MiB\nbefore          64.0 MiB\n"
+
+    assert client.result("disk_limits", disk="disk1") == {"bps": 0, "bps_burst": 0, "iops": 1000, "iops_burst": 0}
+    assert client.result("disk_limits", disk="disk1", iops=2, iops_burst=1)["iops"] == 2
+    # Five reads past the cache at two in a second.
+    read = ("for i in 1 2 3 4 5; do dd if=/dev/vdb of=/dev/null bs=4k count=1 skip=$((i * 50)) iflag=direct 2>/dev/null; "
+            "done; echo read; echo\n")
+    began = time.monotonic()
+    console.type(read)
+    console.expect("\nread\n")
+    assert 1.5 < time.monotonic() - began < 60 * SCALE
+    client.result("disk_limits", disk="disk1", iops=1, iops_burst=1)
+    console.type(read)
+    time.sleep(0.5)
+    assert "iops            0" in ctl("disk-limits", "disk1", "--iops", "0")
+    console.expect("\nread\n")
+    assert client.ask("disk_limits", disk="x")["error"]["code"] == "not_found"
+    print("ok: disks resized, and limited")
+
+
+def link(client, console, ctl):
+    """The guest's carrier is what the cable is."""
+    def carrier(up):
+        console.type(f"while [ $(cat /sys/class/net/eth0/carrier) != {up} ]; do sleep 0.1; done; echo carrier{up}; echo\n")
+        console.expect(f"\ncarrier{up}\n")
+
+    console.type("ip link set eth0 up\n")
+    now = client.result("link")
+    assert (now["card"], now["up"]) == ("net0", False) and "user" in now["connected_to"], now
+    carrier(0)
+    assert client.result("link", cable="up")["up"]
+    carrier(1)
+    assert "up              no" in ctl("link", "net0", "down")
+    carrier(0)
+    assert client.result("link", card="net0", cable="up")["mac"] == now["mac"]
+    carrier(1)
+    for arguments, code in [({"card": "net1"}, "not_found"), ({"cable": "left"}, "bad_arguments")]:
+        assert client.ask("link", **arguments)["error"]["code"] == code
+    print("ok: the carrier follows the cable")
 
 
 def check(skerry, path, vm):
@@ -198,6 +262,8 @@ def check(skerry, path, vm):
     assert statistics["guest_memory"] > 20 << 20, statistics["guest_memory"]
 
     balloon(client, console)
+    disks(client, console, ctl)
+    link(client, console, ctl)
 
     # A copy is told that it is one.
     first = client.result("new_generation")["id"]

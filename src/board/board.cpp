@@ -52,6 +52,7 @@ struct Board::Parts {
   std::unique_ptr<Machine> machine;
   std::vector<Line> lines;
   std::vector<NetworkCard> cards;
+  std::vector<virtio::Blk*> disks;
 
   irq::Pic* pic = nullptr;
   irq::Ioapic* ioapic = nullptr;
@@ -337,6 +338,7 @@ Result<> Board::Parts::add_virtio() {
                                               std::move(image), std::move(serial), spec.cpus);
     virtio::Blk::Limits limits{d.bps.count, d.bps_burst.count, d.iops, d.iops_burst};
     if (limits != virtio::Blk::Limits{}) disk->set_limits(limits, m.clock());
+    disks.push_back(disk.get());
     TRY_VOID(add_function(std::move(disk)));
   }
   if (schema::wants_seed(spec)) {
@@ -455,6 +457,10 @@ std::string Board::new_generation() {
 
 virtio::Balloon* Board::balloon() {
   return parts_->balloon;
+}
+
+const std::vector<virtio::Blk*>& Board::disks() const {
+  return parts_->disks;
 }
 
 const std::vector<NetworkCard>& Board::network_cards() const {

@@ -14,7 +14,8 @@
 
 namespace skerry::virtio {
 class Balloon;
-}
+class Blk;
+}  // namespace skerry::virtio
 
 namespace skerry::board {
 
@@ -64,6 +65,8 @@ class Board {
   std::string new_generation();
   /// Null if the machine has none. Its calls need the board lock.
   virtio::Balloon* balloon();
+  /// In the order of spec.disks.
+  const std::vector<virtio::Blk*>& disks() const;
 
   struct Parts;
 

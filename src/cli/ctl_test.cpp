@@ -31,6 +31,12 @@ TEST(Ctl, VerbsAndTheirArguments) {
   EXPECT_EQ(parse_ctl({"/s", "power_button"})->action, "power_button");
   EXPECT_EQ(parse_ctl({"/s", "events"})->arguments, "{}");  // what is left out is not sent
   EXPECT_EQ(parse_ctl({"/s", "events", "--after", "0"})->arguments, R"({"after":0})");
+  EXPECT_EQ(parse_ctl({"/s", "disk-resize", "disk0", "2G"})->arguments,
+            R"({"disk":"disk0","size":"2G"})");
+  EXPECT_EQ(parse_ctl({"/s", "disk-limits", "disk1", "--iops", "0"})->arguments,
+            R"({"disk":"disk1","iops":0})");
+  EXPECT_EQ(parse_ctl({"/s", "link", "net1", "down"})->arguments,
+            R"({"card":"net1","cable":"down"})");
 }
 
 TEST(Ctl, MistakesAreNamed) {
@@ -41,6 +47,8 @@ TEST(Ctl, MistakesAreNamed) {
   EXPECT_NE(error_of({"/s", "screen", "--bytes"}).find("needs a value"), std::string::npos);
   EXPECT_NE(error_of({"/s", "screen", "--bytes", "70000"}).find("out of range"), std::string::npos);
   EXPECT_NE(error_of({"/s", "pause", "now"}).find("'now'"), std::string::npos);
+  EXPECT_NE(error_of({"/s", "disk-resize", "disk0"}).find("'size' is missing"), std::string::npos);
+  EXPECT_NE(error_of({"/s", "link", "net0", "of"}).find("as_it_is, up, down"), std::string::npos);
 }
 
 TEST(Ctl, HelpNamesEveryVerbAndItsOptions) {

@@ -26,8 +26,8 @@ std::string time_text(u64 nanoseconds) {
 }
 
 bool is_size(std::string_view name) {
-  constexpr std::string_view sizes[] = {"memory",       "resident", "peak_resident",
-                                        "guest_memory", "wanted",   "lent"};
+  constexpr std::string_view sizes[] = {"memory", "resident", "peak_resident", "guest_memory",
+                                        "wanted", "lent",     "size",          "before"};
   return std::find(std::begin(sizes), std::end(sizes), name) != std::end(sizes);
 }
 

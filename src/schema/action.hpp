@@ -316,6 +316,94 @@ struct NewGenerationAction {
   };
 };
 
+/// Stands for a number that was left out.
+constexpr u64 kLeftOut = ~u64{0};
+
+struct DiskResizeAction {
+  static constexpr ActionInfo info{
+      .name = "disk_resize",
+      .doc =
+          "make a disk larger while the guest uses it, its image with it, and tell the guest. "
+          "Partitions and filesystems on it are the guest's to grow"};
+  struct Request {
+    std::string disk;
+    Bytes size;
+    static void describe(auto& s, auto& v) {
+      v.field({.name = "disk", .doc = "disk0, disk1...", .value = "DISK", .required = true},
+              s.disk);
+      v.field({.name = "size", .doc = "its new size, as 20G", .required = true}, s.size);
+    }
+  };
+  struct Response {
+    u64 size = 0, before = 0;
+    static void describe(auto& s, auto& v) {
+      v.field({.name = "size", .doc = "bytes that the disk has now"}, s.size);
+      v.field({.name = "before", .doc = "bytes that it had"}, s.before);
+    }
+  };
+};
+
+struct DiskLimitsAction {
+  static constexpr ActionInfo info{
+      .name = "disk_limits",
+      .doc =
+          "how much a disk may do in a second: sets what is given, leaves the rest, and tells "
+          "all of it. A limit of 0 is none, a burst of 0 a tenth of a second's worth"};
+  struct Request {
+    std::string disk;
+    Bytes bps{kLeftOut}, bps_burst{kLeftOut};
+    u64 iops = kLeftOut, iops_burst = kLeftOut;
+    static void describe(auto& s, auto& v) {
+      v.field({.name = "disk", .doc = "disk0, disk1...", .value = "DISK", .required = true},
+              s.disk);
+      v.field({.name = "bps", .doc = "most bytes per second, as 100M"}, s.bps);
+      v.field({.name = "bps_burst", .doc = "bytes at once after a rest"}, s.bps_burst);
+      v.field({.name = "iops", .doc = "most requests per second"}, s.iops);
+      v.field({.name = "iops_burst", .doc = "requests at once after a rest"}, s.iops_burst);
+    }
+  };
+  struct Response {
+    u64 bps = 0, bps_burst = 0, iops = 0, iops_burst = 0;
+    static void describe(auto& s, auto& v) {
+      v.field({.name = "bps", .doc = "most bytes per second; 0: no limit"}, s.bps);
+      v.field({.name = "bps_burst", .doc = "bytes at once after a rest"}, s.bps_burst);
+      v.field({.name = "iops", .doc = "most requests per second; 0: no limit"}, s.iops);
+      v.field({.name = "iops_burst", .doc = "requests at once after a rest"}, s.iops_burst);
+    }
+  };
+};
+
+enum class Cable : u8 { as_it_is, up, down };
+constexpr std::array<std::string_view, 3> enum_names(Cable) {
+  return {"as_it_is", "up", "down"};
+}
+
+struct LinkAction {
+  static constexpr ActionInfo info{
+      .name = "link",
+      .doc =
+          "plug or unplug the cable of a network card, and tell what the card is. The guest sees "
+          "its carrier come and go"};
+  struct Request {
+    std::string card{"net0"};
+    Cable cable = Cable::as_it_is;
+    static void describe(auto& s, auto& v) {
+      v.field({.name = "card", .doc = "net0, net1...", .value = "CARD"}, s.card);
+      v.field({.name = "cable", .doc = "plugged (up) or not (down)"}, s.cable);
+    }
+  };
+  struct Response {
+    std::string card, mac, connected_to;
+    bool up = false;
+    static void describe(auto& s, auto& v) {
+      v.field({.name = "card", .doc = "its name"}, s.card);
+      v.field({.name = "up", .doc = "the cable is plugged and the far end there"}, s.up);
+      v.field({.name = "mac", .doc = "its address, as the guest has set it"}, s.mac);
+      v.field({.name = "connected_to", .doc = "where the cable leads"}, s.connected_to);
+    }
+  };
+};
+
 struct SchemaAction {
   static constexpr ActionInfo info{.name = "schema",
                                    .doc = "all of this as JSON: actions, events, error codes",
@@ -325,9 +413,10 @@ struct SchemaAction {
 };
 
 /// Every action. vmm/control answers each; a missing one does not compile.
-using Actions = std::tuple<StatusAction, PauseAction, ResumeAction, PowerButtonAction, ResetAction,
-                           StopAction, StatisticsAction, ScreenAction, ConsoleAction, EventsAction,
-                           BalloonAction, NewGenerationAction, SchemaAction>;
+using Actions =
+    std::tuple<StatusAction, PauseAction, ResumeAction, PowerButtonAction, ResetAction, StopAction,
+               StatisticsAction, ScreenAction, ConsoleAction, EventsAction, BalloonAction,
+               NewGenerationAction, DiskResizeAction, DiskLimitsAction, LinkAction, SchemaAction>;
 
 // ---- events
 

@@ -76,6 +76,7 @@ Result<> Blk::resize(u64 bytes) {
                      "{} has {} bytes: a disk in use only becomes larger", name_, disk_->size());
   if (bytes == disk_->size()) return {};
   TRY_VOID(disk_->resize(bytes));
+  std::lock_guard guard(environment_.lock);
   set_capacity();
   if (config_changed) config_changed();
   return {};
@@ -87,6 +88,8 @@ void Blk::set_limits(const Limits& limits, const Clock& clock) {
   Nanos now = clock.now();
   bytes_.set(limits.bytes, limits.bytes_burst, now);
   operations_.set(limits.operations, limits.operations_burst, now);
+  // Who waits by the old limits looks again.
+  if (timer_ && environment_.loop.cancel(timer_)) timer_ = environment_.loop.call_at(now, go_on());
 }
 
 Blk::State Blk::state() const {
@@ -138,8 +141,8 @@ void Blk::quiesce() {
   finish();
 }
 
-// True while the limits let nothing begin; a timer then looks again.
-bool Blk::throttled() {
+// The end of a throttled time.
+std::function<void()> Blk::go_on() {
   // A turn for each queue at a time: others wait for the lock.
   struct GoOn {
     std::weak_ptr<Blk*> self;
@@ -156,13 +159,18 @@ bool Blk::throttled() {
       if (more) loop.post(*this);
     }
   };
+  return GoOn{self_, environment_.lock, environment_.loop};
+}
+
+// True while the limits let nothing begin; a timer then looks again.
+bool Blk::throttled() {
   if (!clock_) return false;
   Nanos now = clock_->now();
   Nanos wait = std::max(bytes_.wait(now), operations_.wait(now));
   if (wait == 0) return false;
   if (timer_) return true;
   ++counts_.throttled;
-  timer_ = environment_.loop.call_at(now + wait, GoOn{self_, environment_.lock, environment_.loop});
+  timer_ = environment_.loop.call_at(now + wait, go_on());
   return true;
 }
 

@@ -6,9 +6,9 @@
 // change is on stable storage before it is reported (5.2.6.2). Not here: secure erase, zoned
 // devices, lifetime.
 //
-// Threading: as VirtioDevice; the host's side (resize, limits, counters) is called with the board
-// lock held, too. The disk is used on a DiskWorker's threads, whose completions are posted to the
-// event loop.
+// Threading: as VirtioDevice; the host's side (limits, counters) is called with the board lock
+// held, too, except where it says otherwise. The disk is used on a DiskWorker's threads, whose
+// completions are posted to the event loop.
 #pragma once
 
 #include <map>
@@ -39,8 +39,10 @@ class Blk final : public VirtioDevice {
       std::string serial = {}, unsigned queues = 1);
   ~Blk() override;
 
-  /// Makes the disk larger, in bytes, and tells the driver. Blocks while the image changes.
+  /// Makes the disk larger, in bytes, and tells the driver. Blocks while the image changes, without
+  /// the board lock, which the caller does not hold either. One call at a time.
   Result<> resize(u64 bytes);
+  /// Any thread.
   u64 size() const { return disk_->size(); }
   /// From now on. `clock` is the event loop's and outlives this.
   void set_limits(const Limits& limits, const Clock& clock);
@@ -92,6 +94,7 @@ class Blk final : public VirtioDevice {
   void answer(Chain& chain, u8 status, u64 data);
   void finish();
   bool throttled();
+  std::function<void()> go_on();
 
   std::string name_, serial_;
   Environment environment_;

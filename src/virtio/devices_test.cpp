@@ -185,11 +185,8 @@ TEST_F(BlkTest, BecomesLargerWhileInUse) {
   Gpa a = driver->allocate(512);
   EXPECT_EQ(request(1, 200, {{a, 512, false}}), 1);
   auto generation = driver->get(FakeDriver::config_generation, 1);
-  {
-    std::lock_guard guard(rig.lock);
-    EXPECT_FALSE(blk.resize(32 * KiB));
-    ASSERT_TRUE(blk.resize(128 * KiB));
-  }
+  EXPECT_FALSE(blk.resize(32 * KiB));
+  ASSERT_TRUE(blk.resize(128 * KiB));
   EXPECT_NE(driver->get(FakeDriver::config_generation, 1), generation);
   EXPECT_EQ(driver->read_config(0, 4), 256u);
   EXPECT_EQ(request(1, 200, {{a, 512, false}}), 0);
@@ -223,6 +220,16 @@ TEST_F(BlkTest, Limits) {
   unsigned n = served(2'000'000'000, 512);
   EXPECT_GE(n, 22u);
   EXPECT_LE(n, 26u);
+  // Who waits by the old limits goes on by the new ones, at once.
+  set({.operations = 1});
+  EXPECT_LE(served(1'000'000, 512), 1u);
+  unsigned left = 0;
+  set({});
+  for (int step = 0; step < 200; ++step) {
+    rig.loop->run_once(1);
+    while (driver->used(0)) ++left;
+  }
+  EXPECT_GE(left, 64u);
 }
 
 TEST_F(BlkTest, Counts) {

@@ -7,6 +7,7 @@
 
 #include "schema/dispatch.hpp"
 #include "virtio/balloon.hpp"
+#include "virtio/blk.hpp"
 #include "vmm/stats.hpp"
 
 namespace skerry::vmm {
@@ -27,6 +28,15 @@ std::vector<schema::CounterValue> values(const std::vector<machine::Counter>& co
   std::vector<schema::CounterValue> list;
   for (const machine::Counter& c : counters) list.push_back({std::string(c.name), c.value});
   return list;
+}
+
+/// `option` makes one.
+Error unknown(std::string_view what, const std::string& name, const std::vector<std::string>& all,
+              std::string_view option) {
+  if (all.empty())
+    return {fmt::format("the machine has no {}", what), fmt::format("start it with {}", option), 0};
+  std::vector<std::string_view> views(all.begin(), all.end());
+  return schema::unknown_word(what, name, views);
 }
 
 }  // namespace
@@ -118,6 +128,15 @@ Answer<size_t> Control::line_index(const std::string& name) const {
   if (at == names.end())
     return refuse(ErrorCode::not_found, schema::unknown_word("line", name, names));
   return static_cast<size_t>(at - names.begin());
+}
+
+Answer<virtio::Blk*> Control::disk(const std::string& name) const {
+  std::vector<std::string> names;
+  for (virtio::Blk* disk : board_->disks()) {
+    names.push_back(disk->name());
+    if (names.back() == name) return disk;
+  }
+  return refuse(ErrorCode::not_found, unknown("disk", name, names, "--disk path=FILE"));
 }
 
 Answer<void> Control::not_debugged() const {
@@ -259,6 +278,51 @@ Answer<schema::BalloonAction::Response> Control::perform(
     if (auto value = balloon->statistics()[tag])
       r.guest.push_back({std::string(virtio::Balloon::kStatistics[tag]), *value});
   return r;
+}
+
+// Here, without the board's lock, the machine goes on while the image changes.
+Answer<schema::DiskResizeAction::Response> Control::perform(
+    schema::DiskResizeAction, const schema::DiskResizeAction::Request& asked) {
+  auto disk = this->disk(asked.disk);
+  if (!disk) return std::unexpected(std::move(disk.error()));
+  schema::DiskResizeAction::Response r;
+  r.before = (*disk)->size();
+  if (auto done = (*disk)->resize(asked.size.count); !done)
+    return refuse(ErrorCode::refused, std::move(done.error()));
+  r.size = (*disk)->size();
+  return r;
+}
+
+Answer<schema::DiskLimitsAction::Response> Control::perform(
+    schema::DiskLimitsAction, const schema::DiskLimitsAction::Request& asked) {
+  auto disk = this->disk(asked.disk);
+  if (!disk) return std::unexpected(std::move(disk.error()));
+  machine::Machine& machine = board_->machine();
+  std::lock_guard guard(machine.lock());
+  virtio::Blk::Limits limits = (*disk)->limits();
+  auto take = [](u64& limit, u64 given) {
+    if (given != schema::kLeftOut) limit = given;
+  };
+  take(limits.bytes, asked.bps.count);
+  take(limits.bytes_burst, asked.bps_burst.count);
+  take(limits.operations, asked.iops);
+  take(limits.operations_burst, asked.iops_burst);
+  if (limits != (*disk)->limits()) (*disk)->set_limits(limits, machine.clock());
+  return schema::DiskLimitsAction::Response{limits.bytes, limits.bytes_burst, limits.operations,
+                                            limits.operations_burst};
+}
+
+Answer<schema::LinkAction::Response> Control::perform(schema::LinkAction,
+                                                      const schema::LinkAction::Request& asked) {
+  std::vector<std::string> names;
+  for (const board::NetworkCard& card : board_->network_cards()) {
+    names.push_back(card.name);
+    if (card.name != asked.card) continue;
+    if (asked.cable != schema::Cable::as_it_is) card.set_link(asked.cable == schema::Cable::up);
+    auto status = card.status();
+    return schema::LinkAction::Response{card.name, status.mac, status.connected_to, status.link_up};
+  }
+  return refuse(ErrorCode::not_found, unknown("network card", asked.card, names, "--net user"));
 }
 
 void Control::while_paused(const std::function<void()>& work) {

@@ -51,6 +51,7 @@ class Control {
   void type(ControlServer::ClientId client, size_t line, std::string bytes);
   void tell_state(schema::Phase state, u32 status);
   schema::Answer<size_t> line_index(const std::string& name) const;
+  schema::Answer<virtio::Blk*> disk(const std::string& name) const;
   schema::Answer<void> not_debugged() const;
 
   schema::Answer<schema::StatusAction::Response> perform(schema::StatusAction,
@@ -70,6 +71,12 @@ class Control {
 
   schema::Answer<schema::NewGenerationAction::Response> perform(schema::NewGenerationAction,
                                                                 const schema::Nothing&);
+  schema::Answer<schema::DiskResizeAction::Response> perform(
+      schema::DiskResizeAction, const schema::DiskResizeAction::Request&);
+  schema::Answer<schema::DiskLimitsAction::Response> perform(
+      schema::DiskLimitsAction, const schema::DiskLimitsAction::Request&);
+  schema::Answer<schema::LinkAction::Response> perform(schema::LinkAction,
+                                                       const schema::LinkAction::Request&);
 
   Host host_;
   board::Board* board_ = nullptr;
