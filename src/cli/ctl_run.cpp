@@ -1,14 +1,11 @@
 // The client's side of the control socket.
 #include <poll.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <termios.h>
 #include <unistd.h>
 #include <cerrno>
 #include <cstdio>
-#include <cstring>
 
-#include "base/fd.hpp"
+#include "cli/connection.hpp"
 #include "cli/ctl.hpp"
 #include "schema/action.hpp"
 #include "schema/dispatch.hpp"
@@ -19,75 +16,11 @@ namespace {
 
 using schema::Json;
 
-constexpr size_t kLongestLine = 16 * MiB;
 constexpr char kEscape = 1;  // Ctrl-A
-
-class Connection {
- public:
-  static Result<Connection> open(const std::string& path) {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    if (path.empty() || path.size() >= sizeof address.sun_path)
-      return fail("'{}' is no path of a socket", path);
-    std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
-    Connection connection;
-    connection.fd_ = Fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    if (!connection.fd_) return fail_errno("cannot create a socket");
-    if (::connect(connection.fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) <
-        0) {
-      bool nobody = errno == ENOENT || errno == ECONNREFUSED;
-      auto failed = fail_errno("cannot connect to " + path);
-      if (nobody)
-        failed.error().hint = fmt::format("start the machine with --control unix:{}", path);
-      return failed;
-    }
-    return connection;
-  }
-
-  Result<> send(std::string_view text) {
-    return write_all(fd_.get(), {reinterpret_cast<const u8*>(text.data()), text.size()});
-  }
-  /// The next line, or nullopt at the end.
-  Result<std::optional<std::string>> line() {
-    for (;;) {
-      if (size_t end = buffer_.find('\n'); end != buffer_.npos) {
-        std::string line = buffer_.substr(0, end);
-        buffer_.erase(0, end + 1);
-        return line;
-      }
-      if (buffer_.size() > kLongestLine) return fail("the machine's answer is too long");
-      char bytes[16 * KiB];
-      ssize_t n = ::read(fd_.get(), bytes, sizeof bytes);
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0 && errno != ECONNRESET) return fail_errno("cannot read from the machine");
-      if (n <= 0) return std::optional<std::string>();
-      buffer_.append(bytes, static_cast<size_t>(n));
-    }
-  }
-  int fd() const { return fd_.get(); }
-  std::string take_buffer() { return std::exchange(buffer_, {}); }
-
- private:
-  Fd fd_;
-  std::string buffer_;
-};
 
 void print(std::string_view text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
   std::fflush(stdout);
-}
-
-Result<> check_hello(Connection& connection, const std::string& path) {
-  auto line = TRY(connection.line());
-  auto json = line ? schema::parse_json(*line, "hello") : fail("nothing");
-  if (!json || !json->is_object() || !json->contains("hello") || !(*json)["hello"].is_object())
-    return fail("{} is no control socket of a machine", path);
-  u32 protocol = (*json)["hello"].value("protocol", 0u);
-  if (protocol != schema::kProtocol)
-    return fail_hint("use the skerry that the machine was started with",
-                     "the machine speaks protocol {}, this program {}", protocol,
-                     schema::kProtocol);
-  return {};
 }
 
 Result<> print_events(Connection& connection, bool json) {
@@ -164,18 +97,10 @@ Result<> be_console(Connection& connection) {
 /// 0, or 1 if the machine refuses.
 Result<int> talk(const CtlCommand& command) {
   Connection connection = TRY(Connection::open(command.path));
-  TRY_VOID(check_hello(connection, command.path));
-  Json request = Json::object();
-  request["id"] = 1;
-  request["action"] = command.action;
-  request["arguments"] = Json::parse(command.arguments);
-  TRY_VOID(connection.send(request.dump() + "\n"));
-  auto line = TRY(connection.line());
-  if (!line) return fail("the machine ended before it answered");
-  Json answer = TRY(schema::parse_json(*line, "answer"));
-  if (!answer.is_object()) return fail("the machine's answer is none: {}", *line);
+  std::string line = TRY(connection.ask(command.action, command.arguments));
+  Json answer = TRY(schema::parse_json(line, "answer"));
   if (auto error = answer.find("error"); error != answer.end() && error->is_object()) {
-    if (command.json) print(*line + "\n");
+    if (command.json) print(line + "\n");
     Error told{error->value("message", ""), error->value("hint", ""), 0};
     std::fprintf(stderr, "skerry: %s\n", told.message().c_str());
     return 1;

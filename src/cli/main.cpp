@@ -62,6 +62,7 @@ int main(int argc, char** argv) {
     return printed ? 0 : schema::exit_host;
   }
   if (auto* ctl = std::get_if<cli::CtlCommand>(&*command)) return cli::run_ctl(*ctl);
+  if (auto* ssh = std::get_if<cli::SshCommand>(&*command)) return cli::run_ssh(*ssh);
   if (auto* build = std::get_if<cli::ImageBuildCommand>(&*command)) return image_build(*build);
   if (auto* image = std::get_if<cli::ImageCommand>(&*command)) return cli::run_image(image->args);
   if (auto* asked = std::get_if<cli::DoctorCommand>(&*command)) return doctor(*asked);

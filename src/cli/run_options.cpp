@@ -85,6 +85,7 @@ std::string main_help() {
          "Usage: skerry COMMAND [OPTIONS]\n\n" +
          wrapped("run", "boot a machine in the foreground") +
          wrapped("ctl", "command a running machine: pause, reset, statistics, console...") +
+         wrapped("ssh", "a shell or a command in a running machine") +
          wrapped("image build", "make the disk of a whole Debian system") +
          wrapped("image VERB", "make, look at, convert and mend disk images") +
          wrapped("doctor", "what this host can do for Skerry, and how to improve it") +
@@ -210,6 +211,7 @@ std::string help_for(std::string_view command) {
   if (command == "ctl") return ctl_help();
   if (command == "image") return image_build_help();
   if (command == "switch") return switch_help();
+  if (command == "ssh") return ssh_help();
   return command == "run" ? run_help() : command == "doctor" ? doctor_help() : main_help();
 }
 
@@ -220,6 +222,17 @@ Result<Command> parse_ctl_command(const std::vector<std::string>& args) {
       return PrintCommand{ctl_help(args.size() > 2 ? args[1] : "")};
   auto parsed = parse_ctl(args);
   if (!parsed) return std::unexpected(std::move(parsed.error()).in("ctl"));
+  return std::move(*parsed);
+}
+
+/// What stands behind -- is the guest's.
+Result<Command> parse_ssh_command(const std::vector<std::string>& args) {
+  for (const std::string& arg : args) {
+    if (arg == "--") break;
+    if (arg == "--help" || arg == "-h") return PrintCommand{ssh_help()};
+  }
+  auto parsed = parse_ssh(args);
+  if (!parsed) return std::unexpected(std::move(parsed.error()).in("ssh"));
   return std::move(*parsed);
 }
 
@@ -251,8 +264,9 @@ Result<Command> parse_command(const std::vector<std::string>& args) {
   }
   if (word == "ctl") return parse_ctl_command(rest);
   if (word == "switch") return parse_switch(rest);
-  constexpr std::string_view commands[] = {"run",    "ctl",  "image",     "doctor",
-                                           "switch", "help", "--version", "--help"};
+  if (word == "ssh") return parse_ssh_command(rest);
+  constexpr std::string_view commands[] = {"run", "ctl",  "image",     "doctor", "switch",
+                                           "ssh", "help", "--version", "--help"};
   Error error = schema::unknown_word(word.starts_with('-') ? "option" : "command", word, commands);
   error.hint = "see: skerry help";
   if (word.starts_with("--") && error.what.find("did you mean") == std::string::npos) {

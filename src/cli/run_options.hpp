@@ -8,6 +8,7 @@
 
 #include "cli/ctl.hpp"
 #include "cli/image_build.hpp"
+#include "cli/ssh.hpp"
 #include "schema/machine_spec.hpp"
 
 namespace skerry::cli {
@@ -32,7 +33,7 @@ struct PrintCommand {
   std::string text;
 };
 using Command = std::variant<RunCommand, DoctorCommand, ImageCommand, ImageBuildCommand, CtlCommand,
-                             PrintCommand, SwitchCommand>;
+                             PrintCommand, SwitchCommand, SshCommand>;
 
 /// `args` without the program's name. Every Error is a user's mistake.
 Result<Command> parse_command(const std::vector<std::string>& args);

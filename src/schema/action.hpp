@@ -90,6 +90,18 @@ struct StatusAction {
   static constexpr ActionInfo info{
       .name = "status", .doc = "what the machine is and does", .immediate = true};
   using Request = Nothing;
+  struct NetworkCard {
+    std::string name, connection, mac;
+    std::vector<std::string> forwards;
+    static void describe(auto& s, auto& v) {
+      v.field({.name = "name", .doc = "the card"}, s.name);
+      v.field({.name = "connection", .doc = "what it is connected to, as in --net"}, s.connection);
+      v.field({.name = "mac", .doc = "its address"}, s.mac);
+      v.field({.name = "forwards",
+               .doc = "host sockets that lead to the guest, as in hostfwd; free ports are chosen"},
+              s.forwards);
+    }
+  };
   struct Response {
     std::string name, engine, version;
     Phase state = Phase::paused;
@@ -97,6 +109,9 @@ struct StatusAction {
     u32 cpus = 0, pid = 0;
     u64 memory = 0, time = 0;
     std::vector<std::string> lines;
+    std::string user;
+    std::vector<std::string> ssh_keys;
+    std::vector<NetworkCard> nets;
     static void describe(auto& s, auto& v) {
       v.field({.name = "name", .doc = "the machine's name"}, s.name);
       v.field({.name = "state", .doc = "what it is doing"}, s.state);
@@ -109,6 +124,10 @@ struct StatusAction {
           s.time);
       v.field({.name = "lines", .doc = "serial ports and consoles, for screen and console"},
               s.lines);
+      v.field({.name = "user", .doc = "of --user: for whom the ssh keys are"}, s.user);
+      v.field({.name = "ssh_keys", .doc = "the files of --ssh-key, with their whole paths"},
+              s.ssh_keys);
+      v.field({.name = "nets", .doc = "each network card"}, s.nets);
       v.field({.name = "pid", .doc = "process of the machine"}, s.pid);
       v.field({.name = "version", .doc = "Skerry's version"}, s.version);
     }

@@ -15,14 +15,14 @@ bool is_address(const std::string& text) {
 }
 
 /// "127.0.0.1:22", "[::1]:22", ":22".
-bool split_port(std::string_view text, std::string& host, u16& port) {
+bool split_port(std::string_view text, u64 least, std::string& host, u16& port) {
   size_t colon = text.rfind(':');
   if (colon == text.npos) return false;
   std::string_view name = text.substr(0, colon);
   if (name.starts_with('[') && name.ends_with(']')) name = name.substr(1, name.size() - 2);
   host = name;
   auto number = parse_number(text.substr(colon + 1));
-  if (!number || *number == 0 || *number > 65535) return false;
+  if (!number || *number < least || *number > 65535) return false;
   port = static_cast<u16>(*number);
   return true;
 }
@@ -49,13 +49,21 @@ Result<HostForward> parse_hostfwd(std::string_view text) {
   std::string_view rest = text.substr(4);
   size_t dash = rest.find('-');
   if (dash == rest.npos) return bad("does not say where it leads");
-  if (!split_port(rest.substr(0, dash), f.host, f.host_port))
-    return bad("has no host port from 1 to 65535");
-  if (!split_port(rest.substr(dash + 1), f.guest, f.guest_port))
+  if (!split_port(rest.substr(0, dash), 0, f.host, f.host_port))
+    return bad("has no host port from 0 to 65535");
+  if (!split_port(rest.substr(dash + 1), 1, f.guest, f.guest_port))
     return bad("has no guest port from 1 to 65535");
   if (!is_address(f.host)) return bad("has a host address that is not numeric");
   if (!is_address(f.guest)) return bad("has a guest address that is not numeric");
   return f;
+}
+
+std::string to_text(const HostForward& f) {
+  auto address = [](const std::string& text) {
+    return text.find(':') == text.npos ? text : "[" + text + "]";
+  };
+  return fmt::format("{}:{}:{}-{}:{}", f.udp ? "udp" : "tcp", address(f.host), f.host_port,
+                     address(f.guest), f.guest_port);
 }
 
 std::optional<std::array<u8, 6>> parse_mac(std::string_view text) {

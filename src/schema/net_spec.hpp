@@ -64,7 +64,7 @@ struct NetSpec {
 };
 
 /// A host socket that leads to the guest: "tcp:127.0.0.1:2222-:22". Addresses are numeric, IPv6
-/// ones in brackets.
+/// ones in brackets. Host port 0: one that is free, chosen when the machine starts.
 struct HostForward {
   bool udp = false;
   std::string host;  ///< "" every address of the host
@@ -73,6 +73,8 @@ struct HostForward {
   u16 guest_port = 0;
 };
 Result<HostForward> parse_hostfwd(std::string_view text);
+/// As parse_hostfwd() takes it.
+std::string to_text(const HostForward& forward);
 
 /// "52:54:00:12:34:56"; nullopt if it is none.
 std::optional<std::array<u8, 6>> parse_mac(std::string_view text);

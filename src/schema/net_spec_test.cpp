@@ -43,8 +43,10 @@ TEST(NetSpec, Mistakes) {
             "net 1: 01:00:00:00:00:00 is a multicast address, not a card's");
   EXPECT_EQ(what("user,hostfwd=22"), "hostfwd: '22' begins with neither tcp: nor udp:");
   EXPECT_EQ(what("user,hostfwd=tcp::22"), "hostfwd: 'tcp::22' does not say where it leads");
-  EXPECT_EQ(what("user,hostfwd=tcp::0-:22"),
-            "hostfwd: 'tcp::0-:22' has no host port from 1 to 65535");
+  EXPECT_EQ(what("user,hostfwd=tcp::65536-:22"),
+            "hostfwd: 'tcp::65536-:22' has no host port from 0 to 65535");
+  EXPECT_EQ(what("user,hostfwd=tcp::1-:0"),
+            "hostfwd: 'tcp::1-:0' has no guest port from 1 to 65535");
   EXPECT_EQ(what("user,hostfwd=tcp::1-:65536"),
             "hostfwd: 'tcp::1-:65536' has no guest port from 1 to 65535");
   EXPECT_EQ(what("user,hostfwd=tcp:localhost:1-:1"),
@@ -79,6 +81,8 @@ TEST(NetSpec, Forwards) {
   EXPECT_EQ(f->host_port, 2222);
   EXPECT_EQ(f->guest_port, 22);
   EXPECT_FALSE(f->udp);
+  for (const char* text : {"tcp:[::1]:2222-[fd00::15]:22", "udp::0-:53", "tcp:127.0.0.1:1-:65535"})
+    EXPECT_EQ(to_text(*parse_hostfwd(text)), text);
 }
 
 TEST(NetSpec, InAMachine) {

@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 
+#include "net/port.hpp"
 #include "schema/dispatch.hpp"
 #include "virtio/balloon.hpp"
 #include "virtio/blk.hpp"
@@ -164,6 +166,20 @@ Answer<schema::StatusAction::Response> Control::perform(schema::StatusAction, co
   r.memory = machine.memory().size();
   r.time = static_cast<u64>(machine.clock().now());
   for (const board::Line& line : board_->lines()) r.lines.push_back(line.name);
+  r.user = host_.spec.user;
+  for (const std::string& key : host_.spec.ssh_keys) {
+    std::error_code failed;
+    auto whole = std::filesystem::absolute(key, failed);
+    r.ssh_keys.push_back(failed ? key : whole.string());
+  }
+  for (unsigned i = 0; i < host_.spec.nets.size(); ++i) {
+    const schema::NetSpec& net = host_.spec.nets[i];
+    std::string connection(name_of(net.kind));
+    if (!net.name.empty()) connection += " " + net.name;
+    r.nets.push_back({fmt::format("net{}", i), connection,
+                      net.mac.empty() ? net::to_text(net::stable_mac(host_.spec.name, i)) : net.mac,
+                      net.hostfwd});
+  }
   return r;
 }
 

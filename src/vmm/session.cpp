@@ -13,6 +13,7 @@
 #include "vmm/control.hpp"
 #include "vmm/crash_report.hpp"
 #include "vmm/engine_choice.hpp"
+#include "vmm/forwards.hpp"
 #include "vmm/gdb_server.hpp"
 #include "vmm/stats.hpp"
 #include "vmm/terminal.hpp"
@@ -51,7 +52,7 @@ class Session {
   Result<> reset();
   void tell_guest(Request what);
 
-  const schema::MachineSpec& spec_;
+  schema::MachineSpec spec_;
   HostClock channel_clock_;
   std::unique_ptr<EventLoop>
       channel_loop_;  ///< terminal, sockets, signals: alive while paused, too
@@ -171,6 +172,7 @@ void Session::escape(char key) {
 
 Result<> Session::build() {
   TRY_VOID(set_trace(spec_.trace));
+  bool chose_ports = TRY(choose_ports(spec_));
   ChosenEngine chosen = TRY(choose_engine(spec_.engine));
   channel_loop_ = TRY(EventLoop::create(channel_clock_));
   TRY_VOID(watch_signals());  // before any thread exists
@@ -183,6 +185,9 @@ Result<> Session::build() {
   TRY_VOID(machine.power_on());
   if (!chosen.why.empty() && ::isatty(STDERR_FILENO))
     log_info(fmt::format("engine {}: {}", machine.engine().name(), chosen.why));
+  if (std::string advice = ssh_advice(spec_);
+      !advice.empty() && (chose_ports || ::isatty(STDERR_FILENO)))
+    log_info(advice);
   for (size_t i = 0; i < channels_.size(); ++i) channels_[i]->set_input(board_->lines()[i].receive);
   channel_thread_ = std::thread([this] { channel_loop_->run(); });
   if (control_) control_->start(*board_);
