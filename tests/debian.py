@@ -6,6 +6,8 @@
 The image is built once and kept in build/debian; it needs a Debian mirror, and the test skips, saying why, where
 none can be reached. The guest must come to a login, systemd to `running` with no unit failed, the host name and
 the user of the seed disk must be there, the filesystem must fill the disk, and the machine must power off.
+`skerry ssh` must get in through the NAT with the user's key and not with another, and apt-get must install a package
+over the network; where this host itself does not reach the guest's mirror, that part is skipped, saying why.
 """
 import argparse
 import hashlib
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 
 SKIP = 77
 HERE = pathlib.Path(__file__).resolve().parent
@@ -83,6 +86,72 @@ class Console:
         return self.wait(r"^END-1$", limit).removesuffix("END-1").strip()
 
 
+class Ssh:
+    """What commands print that `skerry ssh` runs in the machine."""
+
+    def __init__(self, skerry, control):
+        self.words = [skerry, "ssh", f"unix:{control}", "-o", "BatchMode=yes", "--timeout",
+                      f"{120 * SCALE:.0f}"]
+        self.environment = {name: value for name, value in os.environ.items() if name != "SSH_AUTH_SOCK"}
+
+    def ask(self, command, *options, limit=120):
+        """Its output, and its exit status if that is not 0."""
+        try:
+            ran = subprocess.run([*self.words, *options, "--", command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                 stderr=subprocess.STDOUT, text=True, env=self.environment, timeout=limit * SCALE)
+        except subprocess.TimeoutExpired:
+            return f"not within {limit * SCALE:.0f} s"
+        return ran.stdout.strip() + (f" (status {ran.returncode})" if ran.returncode else "")
+
+
+def apt_options(uri, scratch):
+    """Options with which the guest's apt reaches the mirror as this host's does. Skipped if that does not."""
+    url = urllib.parse.urlparse(uri)
+    if url.scheme not in ("http", "https") or url.hostname in ("localhost", "127.0.0.1", "::1"):
+        raise Skipped(f"the mirror {uri} is on this host only")
+    helper = "/usr/lib/apt/apt-helper"
+    if not os.access(helper, os.X_OK):
+        raise Skipped("no apt on this host to ask whether it reaches the mirror")
+    fetched = subprocess.run([helper, "-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=1", "download-file",
+                              f"{uri.rstrip('/')}/dists/bookworm/InRelease", f"{scratch}/InRelease"],
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120 * SCALE)
+    if fetched.returncode != 0:
+        raise Skipped(f"this host does not reach {uri}: {fetched.stdout.strip().splitlines()[-1:]}")
+    options = ["-o", "Acquire::Languages=none", "-o", "APT::Update::Error-Mode=any"]
+    for scheme in ("http", "https"):
+        told = subprocess.run(["apt-config", "dump", "--format", "%v", f"Acquire::{scheme}::Proxy"],
+                              stdout=subprocess.PIPE, text=True).stdout.strip()
+        proxy = told or os.environ.get(f"{scheme}_proxy", "")
+        if proxy:  # one on the host's loopback address is at 10.0.2.2 for the guest
+            proxy = re.sub(r"//(localhost|127\.0\.0\.1|\[::1\])", "//10.0.2.2", proxy)
+            options += ["-o", f"Acquire::{scheme}::Proxy={proxy}"]
+    return " ".join(f"'{word}'" for word in options)
+
+
+def check_network(ssh, scratch, expect):
+    """From outside through the NAT, and from inside to a mirror."""
+    expect("ssh", ssh.ask("id -un; sudo -n id -u"), r"^ann\n0$")
+    stranger = pathlib.Path(scratch) / "stranger"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(stranger)], check=True)
+    expect("ssh with another key", ssh.ask("id", "-i", str(stranger), "-o", "IdentitiesOnly=yes"),
+           r"Permission denied.*\(status 255\)$")
+    expect("exit status of a command", ssh.ask("exit 42"), r"^ *\(status 42\)$")
+    sources = ssh.ask("grep -rhoE 'https?://[^ ]+ bookworm |^URIs: .*' /etc/apt/sources.list /etc/apt/sources.list.d 2> /dev/null || true")
+    uri = re.search(r"(?:http|https|file):[^ \n]+", sources)
+    try:
+        if not uri:
+            raise Skipped(f"the guest's apt has no mirror: {sources!r}")
+        options = apt_options(uri[0], scratch)
+    except Skipped as why:
+        print(f"apt-get in the guest: skipped: {why}", flush=True)
+        return
+    began = time.monotonic()
+    got = ssh.ask(f"sudo apt-get -q {options} update 2>&1 | tail -n 3 && "
+                  f"sudo DEBIAN_FRONTEND=noninteractive apt-get -q -y {options} install hello 2>&1 | tail -n 2 && hello",
+                  limit=240)
+    expect(f"apt-get in the guest ({time.monotonic() - began:.1f} s)", got, r"^Hello, world!$")
+
+
 def check(args, scratch):
     disk = pathlib.Path(scratch) / "disk.raw"
     subprocess.run(["cp", "--sparse=always", "--reflink=auto", str(args.image or image(args.skerry)), str(disk)], check=True)
@@ -91,8 +160,10 @@ def check(args, scratch):
     key = pathlib.Path(scratch) / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
     console = Console([args.skerry, "run", "--engine", args.engine, "--boot-from-disk", "--disk", f"path={disk}",
-                       "--memory", "1G", "--hostname", "whole-debian", "--user", "ann", "--ssh-key", f"{key}.pub"],
+                       "--memory", "1G", "--hostname", "whole-debian", "--user", "ann", "--ssh-key", f"{key}.pub",
+                       "--net", "user,hostfwd=tcp:127.0.0.1:0-:22", "--control", f"unix:{scratch}/control"],
                       args.verbose)
+    ssh = Ssh(args.skerry, f"{scratch}/control")
     wrong = []
 
     def expect(what, got, pattern):
@@ -114,7 +185,7 @@ def check(args, scratch):
         expect("key", console.ask("cat /home/ann/.ssh/authorized_keys"),
                re.escape(pathlib.Path(f"{key}.pub").read_text().strip()))
         expect("size", console.ask("df -BM --output=size / | tail -1"), r"^\s*4[0-9]{3}M$|^\s*5[01][0-9]{2}M$")
-        expect("ssh server", console.ask("systemctl is-active ssh"), r"^active$")
+        check_network(ssh, scratch, expect)
         console.process.stdin.write(b"poweroff\n")
         console.process.stdin.flush()
         console.wait(r"Power down", 120)
@@ -140,8 +211,8 @@ def main():
     parser.add_argument("--timing", action="store_true")
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
-    if not shutil.which("ssh-keygen"):
-        print("skipped: no ssh-keygen; apt-get install openssh-client")
+    if not shutil.which("ssh-keygen") or not shutil.which("ssh"):
+        print("skipped: no OpenSSH client; apt-get install openssh-client")
         return SKIP
     try:
         with tempfile.TemporaryDirectory(prefix="skerry-debian-", dir="/var/tmp") as scratch:
