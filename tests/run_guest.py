@@ -216,7 +216,7 @@ def in_lab(args, names):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--engine", choices=["soft", "soft,interpreter", "soft,jit", "kvm", "auto"])
+    parser.add_argument("--engine", choices=["soft", "soft,interpreter", "soft,jit", "soft,tables", "kvm", "auto"])
     parser.add_argument("--skerry")
     for flag in ("list", "probe", "lab", "verbose", "timing"):
         parser.add_argument("--" + flag, action="store_true")

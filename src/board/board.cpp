@@ -108,6 +108,7 @@ Result<> Board::Parts::set_up_engine(machine::Engine& engine) {
   setup.cpus = spec.cpus;
   setup.tsc_hz = host_tsc_hz();
   setup.extint = pic;
+  setup.trace_tables = spec.engine == schema::EngineChoice::soft_tables;
   setup.interpreter = spec.engine == schema::EngineChoice::soft_interpreter;
   setup.code_cache = spec.code_cache.count;
   cpuid = TRY(build_cpuid({spec.cpu, spec.cpus, setup.tsc_hz, engine.any_hypercall()},

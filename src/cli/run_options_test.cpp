@@ -123,7 +123,7 @@ TEST(Run, MistakesNameTheOptionAndTheRemedy) {
             "--memory: 1M is too little\n  give from 2M to 1T");
   EXPECT_EQ(error_of({"run", "--kernel", "k", "--engine", "kmv"}),
             "--engine: unknown engine 'kmv'; did you mean 'kvm'?\n"
-            "  known: auto, kvm, soft, 'soft,interpreter', 'soft,jit'");
+            "  known: auto, kvm, soft, 'soft,interpreter', 'soft,jit', 'soft,tables'");
   EXPECT_EQ(error_of({"run", "--kernel", "k", "--disk", "a.img"}),
             "--disk: unknown key 'a.img'\n  write path=a.img; keys: path, format, readonly, "
             "overlay, direct, "

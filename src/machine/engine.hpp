@@ -83,6 +83,7 @@ struct EngineSetup {
   u64 tsc_hz = 0;                  ///< of the guest; the host's
   ExtIntSource* extint = nullptr;  ///< the 8259 pair
   bool interpreter = false;        ///< the software engine: interpret, do not translate
+  bool trace_tables = false;       ///< the software engine: see every store into page tables
   u64 code_cache = 0;  ///< the software engine: bytes for translated code; 0: its choice
 };
 

@@ -30,15 +30,15 @@ TEST(Discard, WholePagesGoBackToTheHostAndReadAsZeros) {
 
 TEST(Discard, IsAWriteToWhoeverWatchesMemory) {
   auto m = std::move(GuestMemory::create(1 * MiB)).value();
-  m->dirty().code(5 * kPageSize).granules = 1;
-  u32 version = m->dirty().code(5 * kPageSize).version;
+  m->dirty().descriptor(5 * kPageSize).granules = 1;
+  u32 version = m->dirty().descriptor(5 * kPageSize).version;
   std::vector<u64> changed;
   m->dirty().code_changed = [&](u64 page) { changed.push_back(page); };
   (void)m->dirty().take();
   EXPECT_EQ(discard(*m, 5 * kPageSize, 2 * kPageSize), 2 * kPageSize);
   EXPECT_EQ(m->dirty().take()[0], 0x60u);
   EXPECT_EQ(changed, std::vector<u64>{5});
-  EXPECT_NE(m->dirty().code(5 * kPageSize).version, version);
+  EXPECT_NE(m->dirty().descriptor(5 * kPageSize).version, version);
 }
 
 TEST(Discard, NothingOutsideMemory) {

@@ -8,10 +8,11 @@ namespace skerry::memory {
 DirtyMap::DirtyMap(u64 bytes)
     : pages_((bytes + kPageSize - 1) / kPageSize),
       words_((pages_ + 63) / 64),
-      code_(static_cast<CodePage*>(std::calloc(pages_ ? pages_ : 1, sizeof(CodePage)))) {
-  // All-zero bytes are a valid CodePage: lock-free atomics have no other state.
-  static_assert(std::atomic<u64>::is_always_lock_free && sizeof(CodePage) == 16);
-  SKERRY_CHECK(code_ != nullptr, "out of memory for the code map");
+      descriptors_(
+          static_cast<PageDescriptor*>(std::calloc(pages_ ? pages_ : 1, sizeof(PageDescriptor)))) {
+  // All-zero bytes are a valid PageDescriptor: lock-free atomics have no other state.
+  static_assert(std::atomic<u64>::is_always_lock_free && sizeof(PageDescriptor) == 16);
+  SKERRY_CHECK(descriptors_ != nullptr, "out of memory for the page descriptors");
 }
 
 std::vector<u64> DirtyMap::take() {
@@ -27,7 +28,7 @@ void DirtyMap::code_written(u64 page, u64 first, u64 last) {
   unsigned low = first > start ? static_cast<unsigned>((first - start) / 64) : 0;
   unsigned high = last - start >= kPageSize ? 63 : static_cast<unsigned>((last - start) / 64);
   u64 mask = (~u64{0} << low) & (~u64{0} >> (63 - high));
-  CodePage& code = code_[page];
+  PageDescriptor& code = descriptors_[page];
   if (!(code.granules.load(std::memory_order_relaxed) & mask)) return;
   // The whole page is forgotten: engines mark it again when they check what they decoded from it.
   code.granules.store(0, std::memory_order_seq_cst);

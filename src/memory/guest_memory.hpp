@@ -32,14 +32,21 @@ constexpr u64 kPageSize = 4096;
 constexpr Gpa kHoleStart = 0xb000'0000;
 constexpr Gpa kHighStart = 0x1'0000'0000;
 
-/// Which parts of a page of RAM an engine has decoded instructions from.
-struct CodePage {
+/// What engines know of a page of RAM.
+struct PageDescriptor {
+  // Which parts of it instructions have been decoded from.
   std::atomic<u64> granules{0};  ///< one bit per 64 bytes that holds decoded code
   std::atomic<u32> version{0};   ///< changes after any store into such a granule
+  /// Not 0: a page walk has used it as a page table (it is *traced*), and engines let no store pass
+  /// unseen. What is left of kTableStores: so many stores without a walk in between, and it is
+  /// taken for a table no longer (it was freed, or is filled as a whole).
+  std::atomic<u32> table{0};
 };
+constexpr u32 kTableStores = 64;
 
 /// One bit per 4 KiB page of RAM, by offset in the memfd. Thread-safe. Also tells an engine that
-/// keeps decoded instructions when memory that they came from has been written.
+/// keeps decoded instructions when memory that they came from has been written, and sees the stores
+/// into page tables.
 class DirtyMap {
  public:
   explicit DirtyMap(u64 bytes);
@@ -49,14 +56,16 @@ class DirtyMap {
     // The store comes before the look at `granules`; a decoder sets a granule before it reads the
     // bytes.
     std::atomic_thread_fence(std::memory_order_seq_cst);
-    u64 last = offset + length - 1;
+    const u64 last = offset + length - 1;
     for (u64 page = offset / kPageSize; page <= last / kPageSize && page < pages_; ++page) {
       u64 mask = u64{1} << (page % 64);
       auto& word = words_[page / 64];
       if (!(word.load(std::memory_order_relaxed) & mask))
         word.fetch_or(mask, std::memory_order_relaxed);
-      if (code_[page].granules.load(std::memory_order_relaxed)) [[unlikely]]
+      if (descriptors_[page].granules.load(std::memory_order_relaxed)) [[unlikely]]
         code_written(page, offset, last);
+      if (descriptors_[page].table.load(std::memory_order_relaxed)) [[unlikely]]
+        table_store(page * kPageSize);
     }
   }
   /// Only the bit of one page, before a store.
@@ -68,7 +77,38 @@ class DirtyMap {
   }
   u64 pages() const { return pages_; }
   /// `offset` is below the size given at construction.
-  CodePage& code(u64 offset) { return code_[offset / kPageSize]; }
+  PageDescriptor& descriptor(u64 offset) { return descriptors_[offset / kPageSize]; }
+  /// Nobody asks to see the stores into this page.
+  bool unwatched(u64 offset) {
+    const PageDescriptor& d = descriptor(offset);
+    return d.granules.load(std::memory_order_seq_cst) == 0 &&
+           d.table.load(std::memory_order_seq_cst) == 0;
+  }
+
+  /// A walk used the page as a page table. True: it was not traced until now, and the caller makes
+  /// every vCPU ask before it writes there.
+  bool table_walked(u64 offset) {
+    std::atomic<u32>& table = descriptor(offset).table;
+    if (table.load(std::memory_order_relaxed) == kTableStores) [[likely]]
+      return false;
+    if (table.exchange(kTableStores, std::memory_order_seq_cst)) return false;
+    tables_traced.fetch_add(1, std::memory_order_relaxed);
+    return true;
+  }
+  /// A store into a traced page, before or after it is made. True: it is traced still.
+  bool table_store(u64 offset) {
+    std::atomic<u32>& table = descriptor(offset).table;
+    u32 left = table.load(std::memory_order_relaxed);
+    while (left && !table.compare_exchange_weak(left, left - 1, std::memory_order_seq_cst)) {
+    }
+    if (!left) return false;
+    table_stores.fetch_add(1, std::memory_order_relaxed);
+    if (left == 1) tables_released.fetch_add(1, std::memory_order_relaxed);
+    return left > 1;
+  }
+  /// Totals: pages that became traced, that were so no longer, and stores seen meanwhile.
+  std::atomic<u64> tables_traced{0}, tables_released{0}, table_stores{0};
+
   /// Called by take() once the bits are cleared, before it returns: engines whose guest code writes
   /// to pages already marked dirty without asking again make it ask. Waits for running vCPUs, so
   /// take() must not be called with the board lock held. Set before vCPUs start.
@@ -86,11 +126,12 @@ class DirtyMap {
  private:
   void code_written(u64 page, u64 first, u64 last);
   struct Free {
-    void operator()(CodePage* p) const { std::free(p); }
+    void operator()(PageDescriptor* p) const { std::free(p); }
   };
   u64 pages_;
   std::vector<std::atomic<u64>> words_;
-  std::unique_ptr<CodePage[], Free> code_;  ///< calloc'ed: untouched pages cost nothing
+  std::unique_ptr<PageDescriptor[], Free>
+      descriptors_;  ///< calloc'ed: untouched pages cost nothing
 };
 
 struct Slot {

@@ -44,5 +44,29 @@ TEST(GuestMemory, marks_dirty_pages) {
   EXPECT_FALSE(m->dirty().test(2 * kPageSize));
 }
 
+TEST(DirtyMap, sees_stores_into_tables_until_there_are_too_many) {
+  auto m = std::move(GuestMemory::create(64 * KiB)).value();
+  DirtyMap& map = m->dirty();
+  const u64 table = 3 * kPageSize;
+  EXPECT_TRUE(m->write_value<u64>(table, 1));
+  EXPECT_EQ(map.table_stores, 0u);
+  EXPECT_TRUE(map.unwatched(table));
+  EXPECT_TRUE(map.table_walked(table));
+  EXPECT_FALSE(map.table_walked(table));
+  EXPECT_FALSE(map.unwatched(table));
+  for (u32 i = 1; i < kTableStores; ++i) EXPECT_TRUE(m->write_value<u64>(table + 8 * i, i));
+  EXPECT_FALSE(map.table_walked(table));  // as many again
+  for (u32 i = 1; i < kTableStores; ++i) EXPECT_TRUE(map.table_store(table));
+  EXPECT_EQ(map.table_stores, 2 * (kTableStores - 1));
+  EXPECT_EQ(map.tables_released, 0u);
+  EXPECT_FALSE(map.table_store(table));
+  EXPECT_FALSE(map.table_store(table));
+  EXPECT_TRUE(map.unwatched(table));
+  EXPECT_EQ(map.table_stores, 2 * (kTableStores - 1) + 1);
+  EXPECT_EQ(map.tables_traced, 1u);
+  EXPECT_EQ(map.tables_released, 1u);
+  EXPECT_TRUE(map.table_walked(table));
+}
+
 }  // namespace
 }  // namespace skerry::memory

@@ -13,10 +13,11 @@
 
 namespace skerry::schema {
 
-/// `soft` is `soft,jit`; the interpreter is there to debug and to compare with.
-enum class EngineChoice : u8 { auto_, kvm, soft, soft_interpreter, soft_jit };
-constexpr std::array<std::string_view, 5> enum_names(EngineChoice) {
-  return {"auto", "kvm", "soft", "soft,interpreter", "soft,jit"};
+/// `soft` is `soft,jit`; the interpreter is there to debug and to compare with. `soft,tables` is
+/// `soft` that sees the guest's stores into its page tables.
+enum class EngineChoice : u8 { auto_, kvm, soft, soft_interpreter, soft_jit, soft_tables };
+constexpr std::array<std::string_view, 6> enum_names(EngineChoice) {
+  return {"auto", "kvm", "soft", "soft,interpreter", "soft,jit", "soft,tables"};
 }
 
 /// `auto`: by the file's name; never by what a guest may have written (storage/image.hpp).
@@ -140,7 +141,7 @@ struct MachineSpec {
     v.field({.name = "cpus", .doc = "virtual CPUs", .min = 1, .max = 255}, s.cpus);
     v.field({.name = "engine",
              .doc = "what runs the guest; auto takes kvm where it runs any kernel",
-             .value = "auto|kvm|soft[,interpreter]"},
+             .value = "auto|kvm|soft[,interpreter|,tables]"},
             s.engine);
     v.field({.name = "cpu",
              .doc = "CPU model: x86-64-v1|v2|v3|v4 or host, then features as ,+aes,-avx",

@@ -74,7 +74,8 @@ TEST(Values, MessagesNameTheFieldAndWhatIsAllowed) {
   auto word = value_from_text({.name = "engine", .doc = ""}, "kmv", engine);
   ASSERT_FALSE(word);
   EXPECT_EQ(word.error().what, "unknown engine 'kmv'; did you mean 'kvm'?");
-  EXPECT_EQ(word.error().hint, "known: auto, kvm, soft, 'soft,interpreter', 'soft,jit'");
+  EXPECT_EQ(word.error().hint,
+            "known: auto, kvm, soft, 'soft,interpreter', 'soft,jit', 'soft,tables'");
 
   std::string text;
   EXPECT_FALSE(value_from_text({.name = "path", .doc = ""}, std::string_view("a\0b", 3), text));

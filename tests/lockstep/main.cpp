@@ -26,7 +26,7 @@ struct Arguments {
 
 Result<schema::EngineChoice> engine(const std::string& name) {
   using enum schema::EngineChoice;
-  for (auto choice : {soft, soft_interpreter, soft_jit})
+  for (auto choice : {soft, soft_interpreter, soft_jit, soft_tables})
     if (name == schema::enum_names(choice)[static_cast<size_t>(choice)]) return choice;
   return fail("no engine '{}' can run in lock-step; soft and soft,interpreter can", name);
 }

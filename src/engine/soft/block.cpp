@@ -167,19 +167,19 @@ void BlockCache::abandon(Block& block) {
   retire(block);
 }
 
-memory::CodePage& BlockCache::code_page(u64 gpa, u64& host_page) {
+memory::PageDescriptor& BlockCache::code_page(u64 gpa, u64& host_page) {
   Cpu::Core::Page p = core_.page(gpa);
   host_page = reinterpret_cast<u64>(p.host);
   memory::DirtyMap& dirty = core_.memory.dirty();
   if (!p.host || p.offset >= dirty.pages() * memory::kPageSize) return unwritable_;
-  return dirty.code(p.offset);
+  return dirty.descriptor(p.offset);
 }
 
 // From here on every store into these bytes changes the page's version. The mutex makes sure that
 // whoever sees a granule already set also sees the write entries of that page gone.
 void BlockCache::watch(u64 gpa, u64 bytes) {
   u64 host_page;
-  memory::CodePage& code = code_page(gpa, host_page);
+  memory::PageDescriptor& code = code_page(gpa, host_page);
   if (&code == &unwritable_) return;
   u64 mask = granules(gpa & 0xfff, bytes);
   Shared& shared = core_.shared;
@@ -200,7 +200,7 @@ void BlockCache::watch(u64 gpa, u64 bytes) {
 // is still to change.
 u32 BlockCache::watch_version(u64 gpa, u64 bytes) {
   u64 host_page;
-  memory::CodePage& code = code_page(gpa, host_page);
+  memory::PageDescriptor& code = code_page(gpa, host_page);
   const u64 mask = granules(gpa & 0xfff, bytes);
   for (;;) {
     watch(gpa, bytes);

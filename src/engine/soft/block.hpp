@@ -2,11 +2,11 @@
 //
 // A block ends at a control transfer, at an instruction after which mode, paging or interrupts may
 // differ, or at the end of its page; an instruction that crosses a page is a block of its own.
-// Blocks are valid while the version of the page(s) they came from (memory::CodePage) is the one
-// they were checked under: any store into decoded code, by whatever vCPU or device, changes it. A
-// stale block whose bytes turn out unchanged is kept.
+// Blocks are valid while the version of the page(s) they came from (memory::PageDescriptor) is the
+// one they were checked under: any store into decoded code, by whatever vCPU or device, changes it.
+// A stale block whose bytes turn out unchanged is kept.
 //
-// Owned by the vCPU's thread; only CodePage is shared.
+// Owned by the vCPU's thread; only PageDescriptor is shared.
 #pragma once
 
 #include <array>
@@ -27,7 +27,7 @@ struct Block {
   u16 bytes = 0;  ///< length of the code
   u8 mode = 0;    ///< code_bits, and bit 7: protected mode (not virtual-8086)
   Op* ops = nullptr;
-  memory::CodePage *code = nullptr, *code2 = nullptr;
+  memory::PageDescriptor *code = nullptr, *code2 = nullptr;
   u32 version = 0, version2 = 0;
   Block* chain = nullptr;  ///< the next in its hash bucket
   /// Successors in the same page that were found before, by offset in the page.
@@ -70,7 +70,7 @@ class BlockCache {
   void clear();
 
   /// What tells whether code in this page was written, and the page's host address (0: no memory).
-  memory::CodePage& code_page(u64 gpa, u64& host_page);
+  memory::PageDescriptor& code_page(u64 gpa, u64& host_page);
   /// From here on every store into these bytes (of one page) changes the page's version.
   void watch(u64 gpa, u64 bytes);
   /// The same, and the version under which they are watched: a later store is sure to change it.
@@ -104,7 +104,7 @@ class BlockCache {
   HugePages tables_;
   Block** buckets_;
   Jump* jumps_;
-  memory::CodePage unwritable_;  ///< stands for ROM and for what is not memory
+  memory::PageDescriptor unwritable_;  ///< stands for ROM and for what is not memory
   Arena hot_, cold_;
 };
 

@@ -61,6 +61,8 @@ struct Shared {
   /// Makes every vCPU but `self` drop its write entries for this host page (0: all of them), and
   /// waits until none of them can use one any more. Any thread; `self` may be null.
   void flush_writes(Cpu::Core* self, u64 host_page);
+  /// The same at the next block of each vCPU, `self` too, and without waiting.
+  void post_flush_writes(u64 host_page);
   /// Tells every vCPU that code in this page of the memfd was written. Any thread.
   void code_written(u64 page);
 };
@@ -109,6 +111,12 @@ struct Cpu::Core {
   /// Loads pdptr; false if a reserved bit is set (#GP).
   bool load_pdptrs(u64 cr3);
   enum class Use : u8 { read, write, execute };
+  /// A walk has used this page as a table: from the next block on no vCPU's store there is unseen.
+  void trace_table(const Page& p) {
+    if (p.host && p.offset < memory.dirty().pages() * memory::kPageSize &&
+        memory.dirty().table_walked(p.offset))
+      shared.post_flush_writes(reinterpret_cast<u64>(p.host));
+  }
   /// Translates; sets accessed and dirty bits if `touch`. False: `error` is the #PF code.
   bool walk(u64 linear, Use use, bool user, bool system, bool touch, Walk& out, u32& error);
 

@@ -53,7 +53,7 @@ struct Site {
   bool group;           ///< checks for accesses that follow as well
   u32 other = kNone;    ///< block that was the same from here on without groups (Jit::other_of)
   u32 decoded = kNone;  ///< what the interpreter runs, once it has
-  u32 checked = 0;      ///< a load: where the operand's host address is kT0 (+ kT1), or 0
+  u32 checked = 0;  ///< a copied instruction: where the operand's host address is kT0 (+ kT1), or 0
 };
 
 /// A direct jump to another block in the same page, not yet or already linked.
@@ -80,7 +80,7 @@ struct JitBlock {
   u64 gpa = ~u64{0};
   u32 mode = 0;
   u32 version = 0;
-  memory::CodePage* page = nullptr;
+  memory::PageDescriptor* page = nullptr;
   u32 code = 0;  ///< offset of the host code in the cache
   u32 code_bytes = 0, hot_bytes = 0;
   u32 guest = 0;  ///< offset of the guest's bytes in Jit::bytes_
@@ -98,7 +98,7 @@ struct JitBlock {
   // A block of one instruction that crosses into a second page. Its code compares the TLBs' epoch
   // with the one under which that page was last looked at.
   u64 gpa2 = ~u64{0};
-  memory::CodePage* page2 = nullptr;
+  memory::PageDescriptor* page2 = nullptr;
   u32 version2 = 0;
   u32 epoch = 0;        ///< offset in the cache of the 32-bit epoch, negated
   u32 chain = kNone;    ///< next with the same hash
@@ -191,6 +191,7 @@ class Jit {
   bool quick_walk(u64 at, bool write);
   /// What dispatch() comes to where nothing has to be made; else null.
   u8* quick_dispatch(u64 target);
+  u8* store_to_table(const Site& s, u64 offset, u64 host_page);
   u8* load_across(const Site& site);  ///< a load from two pages, if the TLB has both
   /// Where the same without groups goes on, null if that has to be found.
   u8* other_of(const Site& site) const;

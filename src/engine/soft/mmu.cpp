@@ -43,6 +43,18 @@ void Shared::flush_writes(Cpu::Core* self, u64 host_page) {
     }
 }
 
+void Shared::post_flush_writes(u64 host_page) {
+  std::lock_guard lock(mutex);
+  for (Cpu::Core* core : cores) {
+    {
+      std::lock_guard page_lock(core->flush_mutex);
+      core->flush_pages.push_back(host_page);
+      ++core->flush_posted;
+    }
+    core->cpu.attention.fetch_or(kFlush, std::memory_order_seq_cst);
+  }
+}
+
 void Shared::code_written(u64 page) {
   std::lock_guard lock(mutex);
   for (Cpu::Core* core : cores)
@@ -120,7 +132,7 @@ bool Cpu::Core::translate(u64 linear, bool write, bool system, Access::Piece& ou
   u64 page_offset = p.offset & ~u64{0xfff};
   if (page_offset >= dirty.pages() * memory::kPageSize) return true;
   dirty.mark_page(page_offset);
-  if (keep && dirty.code(page_offset).granules.load(std::memory_order_seq_cst) == 0) {
+  if (keep && dirty.unwatched(page_offset)) {
     context.fill(linear, reinterpret_cast<u64>(p.host), w.global, true);
     out.offset = Access::Piece::kPlain;
   }

@@ -57,7 +57,7 @@ u8* Jit::load_across(const Site& s) {
   const u64 at = cpu_.scratch, next = (at | 0xfff) + 1;
   const Instance& i = *cpu_.tlb.current;
   const TlbEntry &low = i.entry[Instance::index(at)], &high = i.entry[Instance::index(next)];
-  if (!s.checked || low.read != (at & ~u64{0xfff}) || high.read != next) return nullptr;
+  if (s.write || !s.checked || low.read != (at & ~u64{0xfff}) || high.read != next) return nullptr;
   u8* to = &cpu_.across[at & 63];
   auto copy = [&to](u64 from, u64 bytes) {
     asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(bytes)::"memory");
@@ -92,6 +92,8 @@ bool Jit::quick_walk(u64 at, bool write) {
     return false;
   const u64 physical = core_.shared.physical_mask;
   const u64 reserved = (~physical & kAddress) | (state.efer & (1 << 11) ? 0 : u64{1} << 63);
+  memory::DirtyMap& dirty = core_.memory.dirty();
+  const u64 ram = dirty.pages() * memory::kPageSize;
   const memory::Slot* slot = nullptr;
   auto host_of = [&](u64 gpa) -> u8* {
     for (const memory::Slot& s : core_.shared.slots)
@@ -106,6 +108,13 @@ bool Jit::quick_walk(u64 at, bool write) {
   for (;; shift -= 9) {
     const u8* table = host_of((e & kAddress) + (at >> shift & 0x1ff) * 8);
     if (!table) return false;
+    if (core_.shared.setup.trace_tables) {
+      // What becomes a table by this walk is the other's.
+      const u64 offset = slot->offset + ((e & kAddress) - slot->start);
+      if (offset >= ram ||
+          dirty.descriptor(offset).table.load(std::memory_order_relaxed) != memory::kTableStores)
+        return false;
+    }
     e = __atomic_load_n(reinterpret_cast<const u64*>(table), __ATOMIC_ACQUIRE);
     if ((e & (kPresent | kAccessed)) != (kPresent | kAccessed) || (e & reserved)) return false;
     all &= e;
@@ -123,7 +132,7 @@ bool Jit::quick_walk(u64 at, bool write) {
   const u64 gpa = ((e & kAddress & ~mask) | (at & mask & ~u64{0xfff}));
   u8* host = host_of(gpa);
   const u64 offset = host ? slot->offset + (gpa - slot->start) : 0;
-  if (!host || offset >= core_.memory.dirty().pages() * memory::kPageSize) return false;
+  if (!host || offset >= ram) return false;
   const bool writable = (all & kWritable) && (e & kDirty) && slot->writable,
              is_global = (e & kGlobal) && (state.cr4 & (1 << 7));
   Instance& i = *cpu_.tlb.current;
@@ -137,6 +146,18 @@ bool Jit::quick_walk(u64 at, bool write) {
     i.remember(i.large[Instance::large_index(at)], at & ~u64{0x1fffff},
                reinterpret_cast<u64>(host) - in_region, offset - in_region, is_global, writable);
   return true;
+}
+
+// A store into a traced page table goes on behind its check, and so does the next one.
+u8* Jit::store_to_table(const Site& s, u64 offset, u64 host_page) {
+  memory::DirtyMap& dirty = core_.memory.dirty();
+  const memory::PageDescriptor& page = dirty.descriptor(offset);
+  if (s.group) return other_of(s);
+  if (page.granules.load(std::memory_order_seq_cst) || !s.checked) return nullptr;
+  dirty.table_store(offset);
+  cpu_.resume_t0 = host_page + (cpu_.scratch & 0xfff);
+  cpu_.resume_t1 = 0;
+  return run_at(s.checked);
 }
 
 u8* Jit::refill(u32 n) {
@@ -163,13 +184,12 @@ u8* Jit::refill(u32 n) {
   if (found->writable) {
     memory::DirtyMap& dirty = core_.memory.dirty();
     const u64 offset = found->offset + inside;
-    const bool code = dirty.code(offset).granules.load(std::memory_order_seq_cst) != 0;
+    writable = dirty.unwatched(offset);
     if (s.write) {
-      if (code) return nullptr;
       dirty.mark_page(offset);
-      writable = true;
+      if (!writable) return store_to_table(s, offset, found->host + inside);
     } else {
-      writable = !code && dirty.test(offset);
+      writable = writable && dirty.test(offset);
     }
   }
   i.fill(at, found->host + inside, found->is_global, writable);

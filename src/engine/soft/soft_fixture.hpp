@@ -31,7 +31,8 @@ constexpr u16 kCode64 = 0x08, kData = 0x10, kCode32 = 0x18, kCode16 = 0x20, kUse
 
 class SoftTest : public testing::Test {
  protected:
-  explicit SoftTest(unsigned cpus = 1, u64 code_cache = test_code_cache()) {
+  explicit SoftTest(unsigned cpus = 1, u64 code_cache = test_code_cache(),
+                    bool trace_tables = false) {
     memory = std::move(memory::GuestMemory::create(16 * MiB)).value();
     engine = std::move(create_engine()).value();
     machine::EngineSetup setup;
@@ -43,6 +44,7 @@ class SoftTest : public testing::Test {
     const char* chosen = std::getenv("SKERRY_TEST_ENGINE");
     setup.interpreter = chosen && std::string_view(chosen) == "soft,interpreter";
     setup.code_cache = code_cache;
+    setup.trace_tables = trace_tables;
     EXPECT_TRUE(engine->configure(setup));
     for (unsigned i = 0; i < cpus; ++i)
       vcpus.push_back(std::move(engine->create_vcpu(i, nullptr)).value());

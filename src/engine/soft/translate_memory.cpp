@@ -228,8 +228,7 @@ HostMem Translator::reach(const Item& item, const isa::Memory& m, u32 size, bool
     site = new_site(item, size, write);
     linear_address(item.insn, m, item.at, &m != &item.insn.mem);  // the stack
     const Address a = check(item, size, write, single);
-    if (!write && item.kind == Kind::copy && size <= 64)
-      jit_.sites_[site].checked = place_ + hot_.size();
+    if (item.kind == Kind::copy && size <= 64) jit_.sites_[site].checked = place_ + hot_.size();
     return a.mem;
   }
   const Group& g = groups_[static_cast<size_t>(item.group)];

@@ -36,10 +36,16 @@ SoftVcpu::~SoftVcpu() {
 }
 
 std::vector<machine::Counter> SoftVcpu::counters() const {
-  if (!core_.jit) return {{"instructions", core_.instructions}};
   // Translated code does not count what it executes.
-  std::vector<machine::Counter> all{{"instructions by the interpreter", core_.instructions}};
-  core_.jit->report(all);
+  std::vector<machine::Counter> all{
+      {core_.jit ? "instructions by the interpreter" : "instructions", core_.instructions}};
+  if (core_.jit) core_.jit->report(all);
+  if (core_.index == 0 && shared_->setup.trace_tables) {  // of all vCPUs, and of devices
+    const memory::DirtyMap& pages = core_.memory.dirty();
+    all.insert(all.end(), {{"page tables traced", pages.tables_traced},
+                           {"page tables released", pages.tables_released},
+                           {"stores into page tables", pages.table_stores}});
+  }
   return all;
 }
 

@@ -109,6 +109,7 @@ bool Cpu::Core::walk(u64 linear, Use use, bool user, bool system, bool touch, Wa
       u64 index = pae ? (linear >> shift) & 0x1ff : (linear >> shift) & 0x3ff;
       Entry& at = path[depth++];
       at.at = (table & shared.physical_mask) + index * entry_size;
+      if (shared.setup.trace_tables) trace_table(page(at.at));
       e = read_physical(at.at, entry_size);
       if (!pae) e &= 0xffff'ffff;
       at.value = e;
