@@ -13,7 +13,9 @@ Result<machine::CpuState> load_from_disk(memory::GuestMemory& memory, storage::D
                                          const schema::MachineSpec& spec,
                                          const BootContext& context);
 
-/// The kernel's command line: `append`, behind `root` and the serial console unless it has its own.
-std::string disk_command_line(std::string_view root, bool serial, const std::string& append);
+/// The kernel's command line: `options` of the boot loader's entry, then `append`, with `root` and
+/// the serial console put in where neither has its own.
+std::string disk_command_line(std::string_view root, const std::string& options, bool serial,
+                              const std::string& append);
 
 }  // namespace skerry::board

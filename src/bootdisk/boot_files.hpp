@@ -1,8 +1,9 @@
 // The kernel and initrd that a guest's own disk holds: what --boot-from-disk starts.
 //
 // Looked for in /boot of an ext4 filesystem on the whole disk or on a partition of it, or on a
-// partition of its own for /boot. Of several kernels the newest is taken: that is what Debian's and
-// Fedora's boot loaders start by default, too.
+// partition of its own for /boot. What GRUB (grub.cfg) or a boot loader with BLS entries would
+// start by default is taken, with its command line; where there is no such menu, or what it names
+// is not there, the newest kernel.
 #pragma once
 
 #include <string>
@@ -17,6 +18,7 @@ struct BootFiles {
   /// What the kernel is told of its root filesystem: "root=UUID=... ro". Empty where none was
   /// found.
   std::string root;
+  std::string options;  ///< the command line of the boot loader's entry, if it is one's
 };
 
 /// `limit`: the most bytes that a file may have. Errors do not name the disk.

@@ -174,6 +174,53 @@ TEST_F(BootDisk, PartitionsOfBothKinds) {
   EXPECT_FALSE(read_partitions(MemorySource(gpt)));
 }
 
+TEST_F(BootDisk, WhatGrubStartsByDefaultIsTaken) {
+  put("boot/ucode.img", "micro");
+  put("boot/grub/grubenv", "saved_entry=second\n");
+  put("boot/grub/grub.cfg",
+      "set default=\"${saved_entry}\"\n"
+      "menuentry first { linux /boot/vmlinuz-6.1.0-10-amd64 new\n}\n"
+      "menuentry x --id second {\n linux ($root)/boot/vmlinuz-6.1.0-9-amd64 root=LABEL=x ro\n"
+      " initrd /boot/ucode.img /boot/initrd.img-6.1.0-9-amd64\n}\n");
+  auto files = read_boot_files(MemorySource(make("-t ext4")), 16 * MiB);
+  ASSERT_TRUE(files) << files.error().message();
+  EXPECT_EQ(files->kernel_name, "/boot/vmlinuz-6.1.0-9-amd64");
+  EXPECT_EQ(files->kernel, bytes_of("old kernel"));
+  EXPECT_EQ(files->initrd, bytes_of(std::string("micro\0\0\0old initrd", 18)));
+  EXPECT_EQ(files->options, "root=LABEL=x ro");
+  EXPECT_FALSE(read_boot_files(MemorySource(make("-t ext4")), 16));
+
+  put("boot/grub/grubenv", "saved_entry=0\n");
+  EXPECT_EQ(read_boot_files(MemorySource(make("-t ext4")), 16 * MiB)->options, "new");
+  // A kernel that was removed, and a menu that is none: the newest.
+  for (const char* menu :
+       {"menuentry a { linux /boot/vmlinuz-5 x\n}", "menuentry a { linux", "\xff{"}) {
+    put("boot/grub/grub.cfg", menu);
+    files = read_boot_files(MemorySource(make("-t ext4")), 16 * MiB);
+    ASSERT_TRUE(files) << files.error().message();
+    EXPECT_EQ(files->kernel_name, "/boot/vmlinuz-6.1.0-10-amd64");
+    EXPECT_EQ(files->options, "");
+  }
+}
+
+TEST_F(BootDisk, EntriesOfTheBootLoaderSpecification) {
+  put("boot/loader/entries/a.conf", "version 6.1.0-9\nlinux /vmlinuz-6.1.0-9-amd64\noptions a\n");
+  put("boot/loader/entries/b.conf",
+      "version 6.1.0-10\nlinux /vmlinuz-6.1.0-10-amd64\noptions b $k\n");
+  put("boot/loader/entries/c.txt", "version 9\nlinux /vmlinuz-6.1.0-9-amd64\n");
+  auto options = [&] {
+    auto files = read_boot_files(MemorySource(make("-t ext4")), 16 * MiB);
+    return files ? files->options : files.error().message();
+  };
+  EXPECT_EQ(options(), "b");
+  put("boot/loader/loader.conf", "timeout 3\ndefault a*\n");
+  EXPECT_EQ(options(), "a");
+  put("boot/grub2/grub.cfg", "set default=${saved_entry}\nset k=v\nblscfg\n");
+  EXPECT_EQ(options(), "b v");
+  put("boot/grub2/grubenv", "saved_entry=a\n");
+  EXPECT_EQ(options(), "a");
+}
+
 TEST_F(BootDisk, WithoutAnInitrdTheRootIsADevice) {
   fs::remove(folder_ + "/tree/boot/initrd.img-6.1.0-10-amd64");
   auto files = read_boot_files(MemorySource(make("-t ext4")), 16 * MiB);
