@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "net/switch_port.hpp"
+#include "net/tap.hpp"
 #include "net/user.hpp"
 
 namespace skerry::board {
@@ -56,6 +57,8 @@ Result<std::unique_ptr<net::Port>> connect(const schema::NetSpec& spec, const Ca
   switch (spec.kind) {
     case schema::NetKind::user: break;
     case schema::NetKind::switch_: return connect_switch(spec, card, loop);
+    case schema::NetKind::tap:
+      return TRY(net::TapPort::create(loop, {.ifname = spec.ifname, .bridge = spec.bridge}));
   }
   return connect_user(spec, card.machine, loop, clock);
 }

@@ -133,7 +133,7 @@ struct MachineSpec {
     v.field({.name = "initrd", .doc = "Linux initial RAM disk", .value = "FILE"}, s.initrd);
     v.field({.name = "append", .doc = "kernel command line"}, s.append);
     v.field({.name = "boot_from_disk",
-             .doc = "boot the newest kernel in /boot of the first disk (ext4), with its initrd"},
+             .doc = "boot what the boot loader on the first disk would, or the newest kernel there (ext4)"},
             s.boot_from_disk);
     v.field({.name = "modules", .doc = "Multiboot module; may be repeated", .option = "module"},
             s.modules);

@@ -2,6 +2,8 @@
 
 #include <arpa/inet.h>
 
+#include <algorithm>
+
 #include "schema/key_value.hpp"
 
 namespace skerry::schema {
@@ -119,7 +121,17 @@ Result<> check_kind(const NetSpec& net, std::string_view what) {
   TRY_VOID(only(NetKind::switch_, net.vlan != 0, "vlan"));
   TRY_VOID(only(NetKind::switch_, net.isolated, "isolated"));
   TRY_VOID(only(NetKind::switch_, !net.rate.empty(), "rate"));
-  return only(NetKind::switch_, net.uplink != Uplink::none, "uplink");
+  TRY_VOID(only(NetKind::switch_, net.uplink != Uplink::none, "uplink"));
+  TRY_VOID(only(NetKind::tap, !net.ifname.empty(), "ifname"));
+  return only(NetKind::tap, !net.bridge.empty(), "bridge");
+}
+
+/// As Linux takes them (dev_valid_name), without what stands for a number to be chosen.
+bool is_interface_name(std::string_view name) {
+  if (name.empty() || name.size() > 15 || name == "." || name == "..") return false;
+  return std::all_of(name.begin(), name.end(), [](char c) {
+    return c > ' ' && c < 0x7f && c != '/' && c != ':' && c != '%';
+  });
 }
 
 }  // namespace
@@ -136,6 +148,13 @@ Result<> validate(const NetSpec& net, std::string_view what) {
       return fail_hint("write bits per second from 8K to 1000G, as 100M", "{}: '{}' is no rate",
                        what, net.rate);
   }
+  if (net.kind == NetKind::tap && net.ifname.empty() && net.bridge.empty())
+    return fail_hint("write --net tap,ifname=NAME, or --net tap,bridge=NAME to have one made",
+                     "{}: neither a tap device nor a bridge is named", what);
+  for (const std::string* name : {&net.ifname, &net.bridge})
+    if (!name->empty() && !is_interface_name(*name))
+      return fail_hint("see the names that there are: ip link",
+                       "{}: '{}' is no name for a network device", what, *name);
   if (!net.mac.empty()) {
     auto mac = parse_mac(net.mac);
     if (!mac)

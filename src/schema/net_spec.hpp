@@ -10,9 +10,9 @@
 
 namespace skerry::schema {
 
-enum class NetKind : u8 { user, switch_ };
-constexpr std::array<std::string_view, 2> enum_names(NetKind) {
-  return {"user", "switch"};
+enum class NetKind : u8 { user, switch_, tap };
+constexpr std::array<std::string_view, 3> enum_names(NetKind) {
+  return {"user", "switch", "tap"};
 }
 
 /// How a switch reaches the world.
@@ -36,10 +36,13 @@ struct NetSpec {
   bool isolated = false;
   std::string rate;  ///< see parse_rate; "" no limit
   Uplink uplink = Uplink::none;
+  // tap
+  std::string ifname, bridge;  ///< at least one of them
 
   static constexpr std::string_view grammar =
       "user[,hostfwd=tcp:ADDRESS:PORT-:PORT][,restrict] | "
-      "switch,name=NAME[,vlan=N][,isolated][,rate=RATE][,uplink=user], "
+      "switch,name=NAME[,vlan=N][,isolated][,rate=RATE][,uplink=user] | "
+      "tap,ifname=NAME|bridge=NAME, "
       "each [,mac=MAC][,mtu=N][,queues=N][,link_down]";
   /// The kind, then KEY=VALUE items.
   static Result<NetSpec> from_text(std::string_view text);
@@ -59,6 +62,9 @@ struct NetSpec {
     v.field({.name = "isolated", .doc = "switch: reaches no other isolated port"}, s.isolated);
     v.field({.name = "rate", .doc = "switch: most that it may send", .value = "RATE"}, s.rate);
     v.field({.name = "uplink", .doc = "switch: gives the VLAN a way out"}, s.uplink);
+    v.field({.name = "ifname", .doc = "tap: the host's device", .value = "NAME"}, s.ifname);
+    v.field({.name = "bridge", .doc = "tap: the host's bridge to be in", .value = "NAME"},
+            s.bridge);
   }
   bool operator==(const NetSpec&) const = default;
 };

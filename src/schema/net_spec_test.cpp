@@ -73,6 +73,24 @@ TEST(NetSpec, Switch) {
   EXPECT_NE(what("switch,name=x,vlan=4095"), "");
 }
 
+TEST(NetSpec, Tap) {
+  auto net = NetSpec::from_text("tap,ifname=tap0,bridge=br0,mtu=9000");
+  ASSERT_TRUE(net) << net.error().message();
+  EXPECT_EQ(net->kind, NetKind::tap);
+  EXPECT_EQ(net->ifname, "tap0");
+  EXPECT_EQ(net->bridge, "br0");
+  EXPECT_EQ(what("tap,ifname=tap0"), "");
+  EXPECT_EQ(what("tap,bridge=br0"), "");
+  EXPECT_EQ(what("tap"), "net 1: neither a tap device nor a bridge is named");
+  EXPECT_EQ(what("tap,ifname=a/b"), "net 1: 'a/b' is no name for a network device");
+  EXPECT_EQ(what("tap,ifname=tap%d"), "net 1: 'tap%d' is no name for a network device");
+  EXPECT_EQ(what("tap,bridge=sixteen-letters-"),
+            "net 1: 'sixteen-letters-' is no name for a network device");
+  EXPECT_EQ(what("user,ifname=x"), "net 1: 'ifname' has no meaning for kind 'user'");
+  EXPECT_EQ(what("tap,ifname=x,hostfwd=tcp::1-:1"),
+            "net 1: 'hostfwd' has no meaning for kind 'tap'");
+}
+
 TEST(NetSpec, Forwards) {
   auto f = parse_hostfwd("tcp:[::1]:2222-[fd00::15]:22");
   ASSERT_TRUE(f) << f.error().message();

@@ -175,7 +175,8 @@ Answer<schema::StatusAction::Response> Control::perform(schema::StatusAction, co
   for (unsigned i = 0; i < host_.spec.nets.size(); ++i) {
     const schema::NetSpec& net = host_.spec.nets[i];
     std::string connection(name_of(net.kind));
-    if (!net.name.empty()) connection += " " + net.name;
+    for (const std::string* name : {&net.name, &net.ifname, &net.bridge})
+      if (!name->empty()) connection += " " + *name;
     r.nets.push_back({fmt::format("net{}", i), connection,
                       net.mac.empty() ? net::to_text(net::stable_mac(host_.spec.name, i)) : net.mac,
                       net.hostfwd});

@@ -1,0 +1,209 @@
+#include "net/tap.hpp"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <linux/if_ether.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "net/frames.hpp"
+
+namespace skerry::net {
+namespace {
+
+constexpr int kNotHere = 77;
+
+/// Runs `body` in a child with a network of its own; skips, saying why, where none can be had.
+void in_own_network(const std::function<void()>& body) {
+  std::fflush(stdout);
+  pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    if (::unshare(CLONE_NEWUSER | CLONE_NEWNET) < 0 && ::unshare(CLONE_NEWNET) < 0)
+      ::_exit(kNotHere);
+    if (Fd tun(::open("/dev/net/tun", O_RDWR | O_CLOEXEC)); !tun) ::_exit(kNotHere);
+    body();
+    std::fflush(stdout);
+    ::_exit(testing::Test::HasFailure());
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  if (WIFEXITED(status) && WEXITSTATUS(status) == kNotHere)
+    GTEST_SKIP() << "no network namespace, or no /dev/net/tun: needs root, or user namespaces";
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "the child failed (see above)";
+}
+
+/// 10.9.0.1/24 on a device.
+void give_address(const std::string& name) {
+  Fd socket(::socket(AF_INET, SOCK_DGRAM, 0));
+  ifreq request{};
+  std::memcpy(request.ifr_name, name.c_str(), name.size());
+  auto* address = reinterpret_cast<sockaddr_in*>(&request.ifr_addr);
+  address->sin_family = AF_INET;
+  ::inet_pton(AF_INET, "10.9.0.1", &address->sin_addr);
+  ASSERT_EQ(::ioctl(socket.get(), SIOCSIFADDR, &request), 0) << std::strerror(errno);
+  ::inet_pton(AF_INET, "255.255.255.0", &address->sin_addr);
+  ASSERT_EQ(::ioctl(socket.get(), SIOCSIFNETMASK, &request), 0) << std::strerror(errno);
+}
+
+/// A guest at 10.9.0.2 that keeps what comes and answers ARP.
+struct Guest {
+  static constexpr u8 kMac[6] = {2, 0, 0, 0, 0, 2};
+  explicit Guest(const TapSetup& setup) {
+    loop = *EventLoop::create(clock);
+    auto made = TapPort::create(*loop, setup);
+    EXPECT_TRUE(made) << made.error().message();
+    if (!made) ::_exit(1);
+    port = std::move(*made);
+    port->attach({.receive =
+                      [this](const Offload& o, std::span<const u8> frame) {
+                        if (full) {
+                          ++refused;
+                          return false;
+                        }
+                        take(o, frame);
+                        return true;
+                      },
+                  .writable = {},
+                  .carrier = {}});
+  }
+  void take(const Offload& o, std::span<const u8> frame) {
+    u16 type = static_cast<u16>(frame[12] << 8 | frame[13]);
+    if (type == ETH_P_ARP && frame[21] == 1 && frame[41] == 2) {
+      std::vector<u8> answer(frame.begin(), frame.end());
+      std::copy_n(&frame[6], 6, &answer[0]);
+      std::copy_n(kMac, 6, &answer[6]);
+      answer[21] = 2;
+      std::copy_n(&frame[22], 10, &answer[32]);
+      std::copy_n(kMac, 6, &answer[22]);
+      std::copy_n(&frame[38], 4, &answer[28]);
+      host = {frame[6], frame[7], frame[8], frame[9], frame[10], frame[11]};
+      EXPECT_TRUE(port->send({}, answer));
+    } else if (type == ETH_P_IP && frame[23] != 2) {
+      frames.emplace_back(o, std::vector<u8>(frame.begin(), frame.end()));
+    }
+  }
+  void run_until(const std::function<bool()>& done) {
+    for (int turn = 0; turn < 500 && !done(); ++turn) loop->run_once(10);
+    EXPECT_TRUE(done());
+  }
+  HostClock clock;
+  std::unique_ptr<EventLoop> loop;
+  std::unique_ptr<TapPort> port;
+  std::vector<std::pair<Offload, std::vector<u8>>> frames;
+  Mac host{};
+  bool full = false;
+  unsigned refused = 0;
+};
+
+Fd udp_socket() {
+  Fd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0));
+  sockaddr_in here{};
+  here.sin_family = AF_INET;
+  here.sin_port = htons(7000);
+  EXPECT_EQ(::bind(socket.get(), reinterpret_cast<sockaddr*>(&here), sizeof here), 0);
+  return socket;
+}
+void send_to_guest(const Fd& socket, std::string_view text) {
+  sockaddr_in there{};
+  there.sin_family = AF_INET;
+  there.sin_port = htons(53);
+  ::inet_pton(AF_INET, "10.9.0.2", &there.sin_addr);
+  EXPECT_EQ(::sendto(socket.get(), text.data(), text.size(), 0, reinterpret_cast<sockaddr*>(&there),
+                     sizeof there),
+            static_cast<ssize_t>(text.size()))
+      << std::strerror(errno);
+}
+
+TEST(Tap, DatagramsBothWaysWithChecksumsLeftOpen) {
+  in_own_network([] {
+    Guest guest({.ifname = "sk-tap", .bridge = ""});
+    EXPECT_EQ(guest.port->describe(), "tap sk-tap");
+    give_address("sk-tap");
+    Fd socket = udp_socket();
+    send_to_guest(socket, "hello");
+    guest.run_until([&] { return !guest.frames.empty(); });
+    auto& [offload, frame] = guest.frames.at(0);
+    EXPECT_TRUE(offload.needs_checksum());  // nobody computed it for nothing
+    EXPECT_EQ(std::string(frame.end() - 5, frame.end()), "hello");
+
+    // The answer: addresses and ports the other way round, the checksum to be finished.
+    std::vector<u8> answer = frame;
+    std::copy_n(guest.host.begin(), 6, answer.begin());
+    std::copy_n(Guest::kMac, 6, answer.begin() + 6);
+    std::swap_ranges(answer.begin() + 26, answer.begin() + 30, answer.begin() + 30);
+    std::swap_ranges(answer.begin() + 34, answer.begin() + 36, answer.begin() + 36);
+    answer.back() = '!';
+    EXPECT_TRUE(guest.port->send(offload, answer));
+    char got[16];
+    guest.run_until([&] { return ::recv(socket.get(), got, sizeof got, MSG_PEEK) == 5; });
+    EXPECT_EQ(std::string(got, 5), "hell!");
+
+    // What is refused is offered again, and nothing is lost or turned round meanwhile.
+    guest.frames.clear();
+    guest.full = true;
+    for (const char* text : {"one", "two", "three"}) send_to_guest(socket, text);
+    guest.run_until([&] { return guest.refused > 0; });
+    for (int turn = 0; turn < 3; ++turn) guest.loop->run_once(5);
+    EXPECT_EQ(guest.refused, 1u);
+    guest.full = false;
+    guest.port->resume();
+    guest.run_until([&] { return guest.frames.size() == 3; });
+    EXPECT_EQ(std::string(guest.frames[0].second.end() - 3, guest.frames[0].second.end()), "one");
+    EXPECT_EQ(std::string(guest.frames[2].second.end() - 5, guest.frames[2].second.end()), "three");
+  });
+}
+
+TEST(Tap, LargeSegmentsGoThroughWhole) {
+  in_own_network([] {
+    Guest guest({.ifname = "sk-tap", .bridge = ""});
+    give_address("sk-tap");
+    Fd server(::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
+    (void)server;
+    // The kernel takes a segment of 20 KB and a header hint that is beyond the frame.
+    TcpFrame large(false, 20'000);
+    Offload offload = large.large(1400);
+    offload.header_length = 0xffff;
+    EXPECT_TRUE(guest.port->send(offload, large.bytes));
+    // And says itself how many frames it took.
+    std::FILE* file = std::fopen("/proc/net/dev", "r");
+    ASSERT_TRUE(file);
+    char line[512];
+    unsigned long bytes = 0, frames = 0;
+    while (std::fgets(line, sizeof line, file))
+      if (const char* at = std::strstr(line, "sk-tap:"))
+        std::sscanf(at + 7, "%lu %lu", &bytes, &frames);
+    std::fclose(file);
+    EXPECT_GE(bytes, 20'000u);
+  });
+}
+
+TEST(Tap, MistakesSayHowToMendThem) {
+  in_own_network([] {
+    HostClock clock;
+    auto loop = *EventLoop::create(clock);
+    auto first = TapPort::create(*loop, {.ifname = "sk-tap", .bridge = ""});
+    ASSERT_TRUE(first);
+    auto again = TapPort::create(*loop, {.ifname = "sk-tap", .bridge = ""});
+    ASSERT_FALSE(again);
+    EXPECT_NE(again.error().hint.find("another program has it open"), std::string::npos);
+    auto lost = TapPort::create(*loop, {.ifname = "", .bridge = "sk-none"});
+    ASSERT_FALSE(lost);
+    EXPECT_NE(lost.error().hint.find("ip link add sk-none type bridge"), std::string::npos)
+        << lost.error().message();
+    auto loopback = TapPort::create(*loop, {.ifname = "lo", .bridge = ""});
+    ASSERT_FALSE(loopback);
+    EXPECT_NE(loopback.error().hint.find("no tap device"), std::string::npos);
+  });
+}
+
+}  // namespace
+}  // namespace skerry::net
