@@ -1,5 +1,6 @@
 """What runs the workloads: the host itself, Skerry's engines, QEMU's TCG. One boot runs a whole list."""
 import collections
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -39,17 +40,23 @@ class Rival:
     binary: str = ""
     extra: tuple = ()  # more options, from --skerry-options
 
-    def command(self, initrd, append, cpus, memory_mib, disk):
-        """Boots a guest with its console on stdout."""
+    def command(self, initrd, append, cpus, memory_mib, disk, data=None):
+        """Boots a guest with its console on stdout. `data`: a second disk, which it writes."""
         kernel = str(root.GUESTS / root.KERNEL / "vmlinuz")
         if self.kind == "skerry":
             return [self.binary or str(SKERRY), "run", *self.options, *self.extra, "--kernel", kernel,
                     "--initrd", str(initrd), "--append", append, "--memory", f"{memory_mib}M", "--cpus", str(cpus), "--no-reboot",
-                    *(["--disk", f"path={disk},readonly"] if disk else [])]
+                    *(["--disk", f"path={disk},readonly"] if disk else []),
+                    *(["--disk", f"path={data},format=raw"] if data else [])]
+        disks = [*([("disk", disk, ",readonly=on", "")] if disk else []),
+                 *([("data", data, "", ",iothread=io")] if data else [])]
         return ["qemu-system-x86_64", "-accel", "tcg,thread=multi", *self.options, "-m", str(memory_mib), "-smp",
                 str(cpus), "-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot", "-kernel", kernel,
                 "-initrd", str(initrd), "-append", append,
-                *(["-drive", f"file={disk},if=virtio,format=raw,readonly=on"] if disk else [])]
+                "-object", "iothread,id=io",
+                *(word for name, file, drive, device in disks for word in (
+                    "-drive", f"file={file},if=none,id={name},format=raw{drive}",
+                    "-device", f"virtio-blk-pci,drive={name}{device}"))]
 
 
 KNOWN = [
@@ -182,9 +189,9 @@ def run(rival, chosen, reps, budget_ms, log, say):
         for _ in range(6):
             if not left:
                 break
-            with tempfile.TemporaryDirectory(dir=root.CACHE) as scratch:
+            with tempfile.TemporaryDirectory(dir=root.CACHE) as scratch, data_disk(left) as data:
                 text = workloads.list_text(left, reps, budget_ms, WORKLOAD_LIMIT_S)
-                lines = Lines(start(rival, text, cpus, pathlib.Path(scratch)), log)
+                lines = Lines(start(rival, text, cpus, pathlib.Path(scratch), data), log)
                 try:
                     why, running = follow(lines, {w.key for w in left}, results, say)
                 finally:
@@ -205,7 +212,20 @@ def run(rival, chosen, reps, budget_ms, log, say):
     return results
 
 
-def start(rival, list_text, cpus, scratch):
+@contextlib.contextmanager
+def data_disk(chosen):
+    """An image for the io workloads, if there are any: in memory, for it is not the host's disk that is measured."""
+    if not any(w.group == "io" for w in chosen):
+        yield None
+        return
+    memory = pathlib.Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="skerry-bench-", dir=memory if os.access(memory, os.W_OK) else root.CACHE) as folder:
+        image = pathlib.Path(folder) / "data.img"
+        root.make_data(image)
+        yield image
+
+
+def start(rival, list_text, cpus, scratch, data):
     """The command that runs the list."""
     if rival.kind == "native":
         bench = scratch / "bench"
@@ -214,7 +234,7 @@ def start(rival, list_text, cpus, scratch):
         allowed = sorted(os.sched_getaffinity(0))
         # Away from CPU 0, which takes the host's interrupts.
         use = allowed[-1:] if cpus == 1 else allowed[:cpus]
-        return ["taskset", "-c", ",".join(map(str, use)), *root.in_root(["/bench/start"], bench=bench)]
+        return ["taskset", "-c", ",".join(map(str, use)), *root.in_root(["/bench/start"], bench=bench, data=data)]
     initrd = scratch / "initrd"
     root.write_initrd(initrd, list_text)
-    return rival.command(initrd, "console=ttyS0 quiet panic=-1", cpus, MEMORY_MIB, root.CACHE / "root.img")
+    return rival.command(initrd, "console=ttyS0 quiet panic=-1", cpus, MEMORY_MIB, root.CACHE / "root.img", data)

@@ -7,6 +7,7 @@ into an archive behind the initrd of the test suite's guests (tests/guests/make)
 import hashlib
 import os
 import pathlib
+import shlex
 import shutil
 import stat
 import subprocess
@@ -38,6 +39,7 @@ PROGRAMS = [
     ("mem", "mem.c", "-O2 -fno-tree-vectorize -fno-tree-loop-distribute-patterns"),
     ("kern", "kern.c", "-O2"),
     ("smp", "smp.c", "-O2 -pthread"),
+    ("io", "io.c", "-O2"),
     ("runner", "runner.c", "-O2"),
     ("nothing", "nothing.c", "-O2 -static -nostdlib"),
 ]
@@ -63,10 +65,13 @@ def tool(name):
 
 
 def in_root(command, **options):
-    """Runs a command in the root, with /bench there being the programs. Own namespaces: nothing stays mounted."""
-    root, bench = CACHE / "root", options.pop("bench", CACHE / "programs")
+    """Runs a command in the root, with /bench there being the programs and `data`, an image, at /tmp/data (for root
+    only). Own namespaces: nothing stays mounted."""
+    root, bench, data = CACHE / "root", options.pop("bench", CACHE / "programs"), options.pop("data", None)
     script = ('set -e; r=$1 b=$2; shift 2; mount --make-rprivate / 2>/dev/null || :; mount -t tmpfs tmpfs "$r/tmp"; '
               'mount --bind "$b" "$r/bench"; mount --rbind /proc "$r/proc"; mount --rbind /dev "$r/dev"; '
+              + (f'mkdir "$r/tmp/data"; mount -o loop {shlex.quote(str(data))} "$r/tmp/data"; ' if data and os.getuid() == 0
+                 else "") +
               f'exec {tool("chroot")} "$r" "$@"')
     unshare = ["unshare", "--mount"] if os.getuid() == 0 else ["unshare", "--mount", "--map-root-user"]
     return [*unshare, "sh", "-c", script, "sh", str(root), str(bench), *command]
@@ -112,6 +117,12 @@ def make_image():
                     "-d", str(CACHE / "root"), str(image), f"{used * 13 // 10 + 32}M"], check=True,
                    stdout=subprocess.DEVNULL)
     (CACHE / "image.stamp").write_text(stamp)
+
+
+def make_data(image):
+    """An empty ext4 for the disk that the io workloads write."""
+    subprocess.run([tool("mke2fs"), "-q", "-t", "ext4", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(image), "512M"],
+                   check=True, stdout=subprocess.DEVNULL)
 
 
 def make_programs():

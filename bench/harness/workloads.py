@@ -9,6 +9,7 @@ GROUPS = {
     "interp": "interpreters, compiler",
     "kern": "kernel-heavy",
     "smp": "two CPUs",
+    "io": "disk",
     "boot": "boot of a Debian cloud kernel",
 }
 # What the software engine is to reach: slowdown against native, geometric mean of the group.
@@ -69,6 +70,7 @@ ALL = [
               "epoll"),
     *programs("smp", "smp", "atomic psort independent"),
     *programs("smp", "smp", "mutex futex spin shootdown", more=3),
+    *programs("io", "io", "rand_read_1 rand_write_1 rand_read_32 rand_write_32 seq_read seq_write"),
 ]
 
 
