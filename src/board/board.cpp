@@ -295,6 +295,18 @@ Result<std::unique_ptr<storage::Disk>> open_disk(const schema::DiskSpec& d) {
 
 }  // namespace
 
+namespace {
+
+/// Null: threads do it.
+Result<std::unique_ptr<storage::DiskRing>> open_ring(const schema::DiskSpec& d) {
+  if (d.aio == schema::DiskAio::threads) return nullptr;
+  auto ring = storage::DiskRing::create();
+  if (!ring && d.aio == schema::DiskAio::auto_) return nullptr;
+  return ring;
+}
+
+}  // namespace
+
 Result<> Board::Parts::add_network_card(size_t index) {
   Machine& m = *machine;
   const schema::NetSpec& n = spec.nets[index];
@@ -335,8 +347,18 @@ Result<> Board::Parts::add_virtio() {
     if (i == 0) boot_disk = image.get();
     std::string serial = d.serial.empty() ? fmt::format("skerry{}", i) : d.serial;
     // A queue for each CPU, so that they do not wait for each other.
-    auto disk = std::make_unique<virtio::Blk>(fmt::format("disk{}", i), environment,
-                                              std::move(image), std::move(serial), spec.cpus);
+    std::string name = fmt::format("disk{}", i);
+    auto disk = std::make_unique<virtio::Blk>(name, environment, std::move(image),
+                                              std::move(serial), spec.cpus, TRY(open_ring(d)));
+    virtio::Blk::OnError on_error;
+    on_error.pause_if_full = d.on_enospc == schema::DiskError::auto_
+                                 ? schema::can_resume(spec)
+                                 : d.on_enospc == schema::DiskError::pause;
+    on_error.pause = d.on_error == schema::DiskError::pause;
+    on_error.ask = [&m, name, disk = disk.get()](const std::string& why) {
+      if (m.on_trouble) m.on_trouble(name, why, [disk] { return disk->stuck(); });
+    };
+    disk->set_on_error(std::move(on_error));
     virtio::Blk::Limits limits{d.bps.count, d.bps_burst.count, d.iops, d.iops_burst};
     if (limits != virtio::Blk::Limits{}) disk->set_limits(limits, m.clock());
     disks.push_back(disk.get());

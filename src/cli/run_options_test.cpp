@@ -127,7 +127,7 @@ TEST(Run, MistakesNameTheOptionAndTheRemedy) {
   EXPECT_EQ(error_of({"run", "--kernel", "k", "--disk", "a.img"}),
             "--disk: unknown key 'a.img'\n  write path=a.img; keys: path, format, readonly, "
             "overlay, direct, "
-            "serial, bps, bps_burst, iops, iops_burst");
+            "serial, bps, bps_burst, iops, iops_burst, aio, on_enospc, on_error");
   EXPECT_EQ(error_of({"run"}),
             "no kernel to boot\n  give one with --kernel FILE, or \"kernel\" in the configuration; "
             "--boot-from-disk takes it from the disk");

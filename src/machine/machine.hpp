@@ -86,6 +86,11 @@ class Machine final : public Surroundings, public Control {
   /// Something that a device tells, for whoever watches the machine. Any thread, also with the
   /// board lock held. Set before power_on().
   std::function<void(const std::string& device, std::string_view what)> on_device_event;
+  /// A device asks for a pause: it cannot go on until somebody has mended `why` and resumed the
+  /// machine. `still` (board lock held): it cannot yet. Board lock held; set before power_on().
+  std::function<void(const std::string& device, const std::string& why,
+                     std::function<bool()> still)>
+      on_trouble;
 
   // ---- Surroundings, Control
   const Clock& clock() const override { return clock_; }

@@ -135,6 +135,10 @@ Result<> merge_json_text(std::string_view text, std::string_view name, MachineSp
   return {};
 }
 
+bool can_resume(const MachineSpec& spec) {
+  return !spec.control.empty() && spec.gdb.empty();
+}
+
 Result<> validate(const MachineSpec& spec) {
   if (spec.boot_from_disk) {
     if (!spec.kernel.empty() || !spec.initrd.empty() || !spec.modules.empty()) {
@@ -176,6 +180,11 @@ Result<> validate(const MachineSpec& spec) {
     if (disk.serial.size() > max_disk_serial)
       return fail("disk {}: the serial number '{}' has more than {} bytes", i + 1, disk.serial,
                   max_disk_serial);
+    if ((disk.on_enospc == DiskError::pause || disk.on_error == DiskError::pause) &&
+        !can_resume(spec))
+      return fail_hint(spec.gdb.empty() ? "add --control unix:PATH, or let the guest have the error"
+                                        : "leave out --gdb, or let the guest have the error",
+                       "disk {}: nobody could resume the machine after a pause", i + 1);
     if (disk.readonly && disk.overlay)
       return fail_hint("leave one of them out", "disk {} cannot be readonly and overlay", i + 1);
     auto kept = [](const DiskSpec& d) { return d.readonly || d.overlay; };

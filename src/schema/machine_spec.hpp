@@ -26,6 +26,20 @@ constexpr std::array<std::string_view, 3> enum_names(DiskFormat) {
   return {"auto", "raw", "qcow2"};
 }
 
+/// How requests get to the host's file. `auto`: io_uring where the host has it.
+enum class DiskAio : u8 { auto_, io_uring, threads };
+constexpr std::array<std::string_view, 3> enum_names(DiskAio) {
+  return {"auto", "io_uring", "threads"};
+}
+
+/// What a request that the host cannot do leads to: an error to the guest, or a pause of the
+/// machine, after which it is tried again. `auto`: a pause if the host's disk is full and somebody
+/// could resume the machine, else an error.
+enum class DiskError : u8 { auto_, report, pause };
+constexpr std::array<std::string_view, 3> enum_names(DiskError) {
+  return {"auto", "report", "pause"};
+}
+
 /// One virtio-blk disk.
 struct DiskSpec {
   std::string path;
@@ -36,6 +50,8 @@ struct DiskSpec {
   std::string serial = {};
   Bytes bps = {}, bps_burst = {};
   u32 iops = 0, iops_burst = 0;
+  DiskAio aio = DiskAio::auto_;
+  DiskError on_enospc = DiskError::auto_, on_error = DiskError::auto_;
 
   static void describe(auto& s, auto& v) {
     v.field(
@@ -52,6 +68,13 @@ struct DiskSpec {
     v.field({.name = "bps_burst", .doc = "bytes at once after a rest"}, s.bps_burst);
     v.field({.name = "iops", .doc = "most requests per second; 0: no limit"}, s.iops);
     v.field({.name = "iops_burst", .doc = "requests at once after a rest"}, s.iops_burst);
+    v.field({.name = "aio", .doc = "how the host's file is read and written"}, s.aio);
+    v.field({.name = "on_enospc",
+             .doc = "when the host's disk is full: an error to the guest, or pause the machine and "
+                    "try again when it is resumed; auto: pause if there is a control socket"},
+            s.on_enospc);
+    v.field({.name = "on_error", .doc = "the same for other errors of the host; auto: report"},
+            s.on_error);
   }
   bool operator==(const DiskSpec&) const = default;
 };
@@ -237,6 +260,8 @@ std::string to_json_text(const MachineSpec& spec);
 /// `name` is the document's, for messages.
 Result<> merge_json_text(std::string_view text, std::string_view name, MachineSpec& spec);
 
+/// There is a control socket, and no gdb that decides when the machine runs.
+bool can_resume(const MachineSpec& spec);
 /// What no single field can tell: what is missing, what does not go together. Opens no file.
 Result<> validate(const MachineSpec& spec);
 

@@ -85,7 +85,7 @@ TEST(SpecJson, RefusesWithThePlace) {
   EXPECT_EQ(merge_error(R"({"disks": [{"path": "a"}, {"path": "b", "redonly": true}]})"),
             "vm.json: disks[1]: unknown key 'redonly'; did you mean 'readonly'?\n"
             "  known: path, format, readonly, overlay, direct, serial, bps, bps_burst, iops, "
-            "iops_burst");
+            "iops_burst, aio, on_enospc, on_error");
   EXPECT_EQ(merge_error(R"({"disks": [{}]})"), "vm.json: 'disks[0].path' is missing");
   EXPECT_EQ(merge_error(R"({"cpus": 256})"),
             "vm.json: cpus: 256 is out of range\n  give a number from 1 to 255");
@@ -175,6 +175,10 @@ TEST(Validate, CrossField) {
   EXPECT_TRUE(refused([](auto& s) { s.on_panic = PanicPolicy::pause; }));
   EXPECT_TRUE(refused([](auto& s) { s.control = "unix:" + std::string(108, 'x'); }));
   EXPECT_TRUE(refused([](auto& s) { s.disks = {{"a"}, {"a"}}; }));
+  EXPECT_TRUE(refused([](auto& s) {
+    s.disks = {{.path = "a", .on_enospc = DiskError::pause}};
+    s.control.clear();
+  }));
   EXPECT_FALSE(refused([](auto& s) {
     s.disks = {{"a", DiskFormat::raw, true}, {"a", DiskFormat::raw, true}};
   }));

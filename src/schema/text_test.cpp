@@ -98,11 +98,11 @@ TEST(KeyValue, RefusesWithTheReason) {
   EXPECT_EQ(what("path=a,fromat=raw"),
             "unknown key 'fromat'; did you mean 'format'?\n  known: path, format, readonly, "
             "overlay, direct, "
-            "serial, bps, bps_burst, iops, iops_burst");
+            "serial, bps, bps_burst, iops, iops_burst, aio, on_enospc, on_error");
   EXPECT_EQ(
       what("a.img"),
       "unknown key 'a.img'\n  write path=a.img; keys: path, format, readonly, overlay, direct, "
-      "serial, bps, bps_burst, iops, iops_burst");
+      "serial, bps, bps_burst, iops, iops_burst, aio, on_enospc, on_error");
   EXPECT_EQ(what("readonly"), "'path' is missing\n  add path=VALUE");
   EXPECT_EQ(what("path"), "'path' needs a value\n  write path=VALUE");
   EXPECT_EQ(what("path=a,path=b"), "'path' is given twice in 'path=a,path=b'");
@@ -132,7 +132,9 @@ TEST(Help, SaysEveryFieldWithItsDefault) {
   for (auto& f : fields) EXPECT_FALSE(f.doc.empty()) << f.name;
   EXPECT_EQ(key_value_grammar<DiskSpec>(),
             "path=FILE[,format=auto|raw|qcow2][,readonly][,overlay][,direct][,serial=TEXT]"
-            "[,bps=SIZE][,bps_burst=SIZE][,iops=N][,iops_burst=N]");
+            "[,bps=SIZE][,bps_burst=SIZE][,iops=N][,iops_burst=N]"
+            "[,aio=auto|io_uring|threads][,on_enospc=auto|report|pause]"
+            "[,on_error=auto|report|pause]");
 }
 
 }  // namespace

@@ -50,8 +50,12 @@ class Disk {
   virtual Result<> resize(u64 size);
   /// What stands at `offset`: an extent of at most `length` bytes, not empty. In range.
   virtual Result<Extent> extent(u64 offset, u64 length);
-  /// For io_uring: reads and writes are those of this descriptor at the same offsets; or -1.
-  virtual int descriptor() const { return -1; }
+  /// For io_uring: this request is one to the descriptor at the same offset; or -1. A request
+  /// without memory is a flush, and so fdatasync(2).
+  virtual int descriptor(u64 offset, std::span<const iovec> memory) const {
+    (void)offset, (void)memory;
+    return -1;
+  }
 
   Result<> read(u64 offset, std::span<u8> to);
   Result<> write(u64 offset, std::span<const u8> from);

@@ -4,10 +4,11 @@
 
 namespace skerry::storage {
 
-DiskWorker::DiskWorker(Disk& disk, std::function<void()> done)
-    : disk_(disk), done_(std::move(done)) {}
+DiskWorker::DiskWorker(Disk& disk, std::function<void()> done, std::unique_ptr<DiskRing> ring)
+    : disk_(disk), done_(std::move(done)), ring_(std::move(ring)) {}
 
 DiskWorker::~DiskWorker() {
+  wait_idle();
   {
     std::lock_guard guard(mutex_);
     ending_ = true;
@@ -17,14 +18,45 @@ DiskWorker::~DiskWorker() {
 }
 
 void DiskWorker::submit(Job job) {
+  job.number = submitted_++;
+  if (ring_) {
+    int fd = disk_.descriptor(job.offset, job.memory);
+    if (fd >= 0 && ring_->prepare(job, fd)) return;
+  }
+  give_to_thread(std::move(job));
+}
+
+void DiskWorker::give_to_thread(Job job) {
   {
     std::lock_guard guard(mutex_);
-    job.number = submitted_++;
     jobs_.push_back(std::move(job));
     if (waiting_ < jobs_.size() && threads_.size() < kThreads)
       threads_.emplace_back([this] { run(); });
   }
   wake_.notify_one();
+}
+
+bool DiskWorker::begin() {
+  if (!ring_) return false;
+  std::vector<DiskRing::Ended> ended;
+  ring_->enter(ended);
+  if (ended.empty()) return false;
+  sort_out(std::move(ended));
+  return true;
+}
+
+// Threads do again what the ring could not do.
+void DiskWorker::sort_out(std::vector<DiskRing::Ended> ended) {
+  std::vector<Done> done;
+  for (DiskRing::Ended& e : ended) {
+    if (e.done) {
+      done.push_back({std::move(e.job), {}});
+    } else {
+      give_to_thread(std::move(e.job));
+    }
+  }
+  std::lock_guard guard(mutex_);
+  std::ranges::move(done, std::back_inserter(finished_));
 }
 
 std::vector<DiskWorker::Done> DiskWorker::take() {
@@ -33,11 +65,16 @@ std::vector<DiskWorker::Done> DiskWorker::take() {
     std::lock_guard guard(mutex_);
     done.swap(finished_);
   }
-  std::ranges::sort(done, {}, &Done::number);
+  std::ranges::sort(done, {}, [](const Done& d) { return d.job.number; });
   return done;
 }
 
 void DiskWorker::wait_idle() {
+  if (ring_) {
+    std::vector<DiskRing::Ended> ended;
+    ring_->drain(ended);
+    sort_out(std::move(ended));
+  }
   std::unique_lock guard(mutex_);
   idle_.wait(guard, [&] { return jobs_.empty() && busy_ == 0; });
 }
@@ -71,7 +108,7 @@ void DiskWorker::run() {
     Result<> result = perform(job);
     guard.lock();
     bool first = finished_.empty();
-    finished_.push_back({job.token, std::move(result), job.number});
+    finished_.push_back({std::move(job), std::move(result)});
     if (first) {  // more of them are found by the same take()
       guard.unlock();
       done_();

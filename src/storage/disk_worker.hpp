@@ -1,4 +1,5 @@
-// DiskWorker: makes a Disk asynchronous with a few threads of its own.
+// DiskWorker: makes a Disk asynchronous: by io_uring for what is the plain bytes of a file, else
+// with a few threads of its own.
 //
 // Jobs run side by side and end in any order; a flush covers every write that was done when it was
 // submitted. Any thread may call; memory that a job names stays valid until its Done was taken.
@@ -9,9 +10,9 @@
 #include <functional>
 #include <mutex>
 #include <thread>
-#include <vector>
 
-#include "storage/disk.hpp"
+#include "storage/disk_job.hpp"
+#include "storage/disk_ring.hpp"
 
 namespace skerry::storage {
 
@@ -19,33 +20,27 @@ class DiskWorker {
  public:
   static constexpr unsigned kThreads = 4;  ///< started as jobs wait for one
 
-  enum class Op : u8 { read, write, flush, discard, zero };
-  struct Range {
-    u64 offset = 0, length = 0;
-    bool unmap = false;  ///< of zero: the space may go back to the host
-  };
-  struct Job {
-    u64 token = 0;  ///< the submitter's, handed back in Done
-    Op op = Op::flush;
-    u64 offset = 0;             ///< of read and write
-    std::vector<iovec> memory;  ///< of read and write
-    bool durable = false;       ///< a change that is flushed before it is done
-    std::vector<Range> ranges;  ///< of discard and zero
-    u64 number = 0;             ///< the worker's own: counts submissions
-  };
+  using Job = DiskJob;
+  using Op = DiskJob::Op;
+  using Range = DiskJob::Range;
   struct Done {
-    u64 token;
+    Job job;  ///< as it was submitted
     Result<> result;
-    u64 number = 0;  ///< Job::number
   };
 
-  /// `disk` outlives the worker. `done` is called on a thread of the worker when take() has
-  /// something new.
-  DiskWorker(Disk& disk, std::function<void()> done);
+  /// `disk` outlives the worker, and so does `ring`'s thread. `done` is called on a thread of the
+  /// worker when take() has something new. Without a ring, threads do everything.
+  DiskWorker(Disk& disk, std::function<void()> done, std::unique_ptr<DiskRing> ring = nullptr);
   /// Finishes what was submitted.
   ~DiskWorker();
 
   void submit(Job job);
+  /// Begins what was submitted and has not begun by itself. Whoever submits calls it soon after;
+  /// may do the work, so no lock that others need is held. True: take() has something, which is not
+  /// told otherwise.
+  bool begin();
+  /// Readable: call begin(). -1 if there is no such thing.
+  int event() const { return ring_ ? ring_->event() : -1; }
   /// What has ended since, in the order in which it was submitted: after wait_idle() the answer
   /// does not depend on the threads.
   std::vector<Done> take();
@@ -55,15 +50,18 @@ class DiskWorker {
  private:
   void run();
   Result<> perform(const Job& job);
+  void give_to_thread(Job job);
+  void sort_out(std::vector<DiskRing::Ended> ended);
 
   Disk& disk_;
   std::function<void()> done_;
+  std::unique_ptr<DiskRing> ring_;
   std::mutex mutex_;
   std::condition_variable wake_, idle_;
   std::deque<Job> jobs_;
   std::vector<Done> finished_;
   unsigned busy_ = 0, waiting_ = 0;
-  u64 submitted_ = 0;
+  std::atomic<u64> submitted_{0};
   bool ending_ = false;
   std::vector<std::thread> threads_;
 };

@@ -1,4 +1,5 @@
 find_package(ZLIB REQUIRED)
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(zstd REQUIRED IMPORTED_TARGET libzstd)
-target_link_libraries(${lib} PRIVATE ZLIB::ZLIB PkgConfig::zstd)
+pkg_check_modules(uring REQUIRED IMPORTED_TARGET liburing)
+target_link_libraries(${lib} PRIVATE ZLIB::ZLIB PkgConfig::zstd PkgConfig::uring)

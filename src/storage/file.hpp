@@ -39,9 +39,6 @@ class File {
   virtual Result<u64> next_hole(u64 offset) = 0;
   /// What the file takes on the host.
   virtual Result<u64> allocated() = 0;
-  /// For io_uring: the descriptor whose bytes these are, or -1.
-  virtual int descriptor() const { return -1; }
-
   Result<> read(u64 offset, std::span<u8> to);
   Result<> write(u64 offset, std::span<const u8> from);
 };
@@ -72,7 +69,10 @@ class HostFile final : public File {
   Result<u64> next_data(u64 offset) override;
   Result<u64> next_hole(u64 offset) override;
   Result<u64> allocated() override;
-  int descriptor() const override { return direct_ ? -1 : fd_.get(); }
+  /// Where a request may go by itself: -1 if it has to be aligned first.
+  int descriptor(u64 offset, std::span<const iovec> memory) const {
+    return direct_ && !aligned(offset, memory) ? -1 : fd_.get();
+  }
 
   bool block_device() const { return block_device_; }
   /// As readv, but the number of bytes that were there before the end of the file.

@@ -74,6 +74,7 @@ class MemoryDisk final : public Disk {
 
   std::vector<u8> bytes;
   std::atomic<bool> failing{false}, dirty{false};
+  std::atomic<int> code{0};  ///< errno of the failure
   std::atomic<unsigned> flushes{0}, discards{0};
 
  private:
@@ -83,7 +84,7 @@ class MemoryDisk final : public Disk {
     changed_.notify_all();
     changed_.wait(guard, [&] { return !held_; });
     --waiting_;
-    if (failing) return fail("the disk is on fire");
+    if (failing) return std::unexpected(Error{"the disk is on fire", {}, code});
     return {};
   }
   bool readonly_;

@@ -35,7 +35,9 @@ class RawDisk final : public Disk {
   /// Not of a block device.
   Result<> resize(u64 size) override;
   Result<Extent> extent(u64 offset, u64 length) override;
-  int descriptor() const override { return file_->descriptor(); }
+  int descriptor(u64 offset, std::span<const iovec> memory) const override {
+    return readonly_ && memory.empty() ? -1 : file_->descriptor(offset, memory);
+  }
 
  private:
   RawDisk() = default;

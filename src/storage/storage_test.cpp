@@ -5,6 +5,8 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdlib>
+#include <cstring>
 
 #include "storage/disk_worker.hpp"
 #include "storage/raw_disk.hpp"
@@ -143,7 +145,7 @@ TEST(DiskWorker, DoesJobsAndTells) {
   EXPECT_EQ(told, 1);  // once until somebody takes
   auto done = worker.take();
   ASSERT_EQ(done.size(), 4u);
-  for (auto& d : done) EXPECT_EQ(d.result.has_value(), d.token != 3);
+  for (auto& d : done) EXPECT_EQ(d.result.has_value(), d.job.token != 3);
   EXPECT_EQ(b, a);
   worker.submit({5, DiskWorker::Op::zero, 0, {}, false, {{0, 1024, true}}});
   worker.wait_idle();
@@ -152,6 +154,86 @@ TEST(DiskWorker, DoesJobsAndTells) {
   worker.wait_idle();
   EXPECT_EQ(b, std::string(512, 0));
 }
+
+struct DiskRings : testing::TestWithParam<bool> {
+  void SetUp() override {
+    auto made = DiskRing::create();
+    if (!made) GTEST_SKIP() << made.error().message();
+    ring = std::move(*made);
+  }
+  std::unique_ptr<DiskRing> ring;
+};
+
+// More at once than the ring has entries, so that some go to threads; O_DIRECT or through the
+// cache.
+TEST_P(DiskRings, ManyAtOnce) {
+  constexpr u64 kBlock = 4096, kBlocks = 1200;
+  TempFile file(kBlock * kBlocks);
+  auto opened = RawDisk::open(file.path, {.direct = GetParam()});
+  if (!opened) GTEST_SKIP() << opened.error().message();
+  std::atomic<int> told = 0;
+  DiskWorker worker(
+      **opened, [&] { ++told; }, std::move(ring));
+  EXPECT_GE(worker.event(), 0);
+  std::unique_ptr<u8, decltype(&std::free)> memory(
+      static_cast<u8*>(std::aligned_alloc(kBlock, kBlock * kBlocks)), &std::free);
+  auto job = [&](DiskWorker::Op op, u64 i, bool durable) {
+    // Every tenth is not aligned, which O_DIRECT does not take as it is.
+    u64 skip = i % 10 ? 0 : 512;
+    u8* at = memory.get() + i * kBlock + skip;
+    return DiskWorker::Job{i, op, i * kBlock + skip, {{at, 512}, {at + 512, 512}}, durable, {}};
+  };
+  for (u64 i = 0; i < kBlocks; ++i)
+    std::memset(memory.get() + i * kBlock, static_cast<int>(i % 251 + 1), kBlock);
+  for (u64 i = 0; i < kBlocks; ++i) worker.submit(job(DiskWorker::Op::write, i, i % 97 == 0));
+  worker.submit({kBlocks, DiskWorker::Op::flush, 0, {}, false, {}});
+  std::vector<DiskWorker::Done> done;
+  auto take = [&] {
+    for (auto& d : worker.take()) done.push_back(std::move(d));
+  };
+  for (int i = 0; done.size() <= kBlocks && i < 20'000; ++i) {
+    worker.begin();
+    take();
+    if (done.size() <= kBlocks) ::usleep(500);
+  }
+  ASSERT_EQ(done.size(), kBlocks + 1);
+  for (auto& d : done) EXPECT_TRUE(d.result) << d.result.error().what;
+  std::memset(memory.get(), 0, kBlock * kBlocks);
+  for (u64 i = 0; i < kBlocks; ++i) worker.submit(job(DiskWorker::Op::read, i, false));
+  worker.wait_idle();
+  EXPECT_EQ(worker.take().size(), kBlocks);
+  for (u64 i = 0; i < kBlocks; ++i) {
+    u64 skip = i % 10 ? 0 : 512;
+    for (u64 k = 0; k < 1024; ++k)
+      ASSERT_EQ(memory.get()[i * kBlock + skip + k], i % 251 + 1) << i << ' ' << k;
+  }
+}
+
+// The ring hands back what fails; the threads say what it is.
+TEST_P(DiskRings, FailuresAreNamed) {
+  TempFile file(64 * KiB);
+  auto opened = RawDisk::open(file.path, {.direct = GetParam()});
+  if (!opened) GTEST_SKIP() << opened.error().message();
+  DiskWorker worker(
+      **opened, [] {}, std::move(ring));
+  std::unique_ptr<u8, decltype(&std::free)> memory(static_cast<u8*>(std::aligned_alloc(4096, 8192)),
+                                                   &std::free);
+  ASSERT_EQ(::truncate(file.path.c_str(), 4096), 0);
+  worker.submit({1, DiskWorker::Op::read, 0, {{memory.get(), 4096}}, false, {}});
+  worker.submit({2, DiskWorker::Op::read, 0, {{memory.get(), 8192}}, false, {}});  // the half of it
+  worker.submit({3, DiskWorker::Op::read, 8192, {{memory.get(), 4096}}, false, {}});
+  worker.submit({4, DiskWorker::Op::read, 0, {{nullptr, 4096}}, false, {}});  // EFAULT
+  worker.submit({5, DiskWorker::Op::flush, 0, {}, false, {}});
+  worker.wait_idle();
+  auto done = worker.take();
+  ASSERT_EQ(done.size(), 5u);
+  for (auto& d : done)
+    EXPECT_EQ(d.result.has_value(), d.job.token == 1 || d.job.token == 5) << d.job.token;
+  EXPECT_NE(done[1].result.error().what.find("became shorter"), std::string::npos);
+  EXPECT_EQ(done[3].result.error().code, EFAULT);
+}
+
+INSTANTIATE_TEST_SUITE_P(CachedAndDirect, DiskRings, testing::Bool());
 
 }  // namespace
 }  // namespace skerry::storage

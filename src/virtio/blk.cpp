@@ -1,5 +1,9 @@
 #include "virtio/blk.hpp"
 
+#include <sys/epoll.h>
+
+#include <cerrno>
+
 #include "base/log.hpp"
 
 namespace skerry::virtio {
@@ -29,18 +33,21 @@ constexpr u32 kDiscardSectors = 8;  // what filesystems of the host can give bac
 }  // namespace
 
 Blk::Blk(std::string name, Environment environment, std::unique_ptr<storage::Disk> disk,
-         std::string serial, unsigned queues)
+         std::string serial, unsigned queues, std::unique_ptr<storage::DiskRing> ring)
     : name_(std::move(name)),
       serial_(std::move(serial)),
       environment_(environment),
       disk_(std::move(disk)),
       queues_(std::clamp(queues, 1u, kMaxQueues)),
-      worker_(*disk_, [this, self = std::weak_ptr(self_)] {
-        environment_.loop.post([self, &lock = environment_.lock] {
-          std::lock_guard guard(lock);
-          if (auto alive = self.lock()) (*alive)->finish();
-        });
-      }) {
+      worker_(
+          *disk_,
+          [this, self = std::weak_ptr(self_)] {
+            environment_.loop.post([self, &lock = environment_.lock] {
+              std::lock_guard guard(lock);
+              if (auto alive = self.lock()) (*alive)->finish();
+            });
+          },
+          watched(std::move(ring))) {
   // 5.2.4: struct virtio_blk_config.
   set_capacity();
   store<u32>(&config_[12], kQueueSize - 2);
@@ -57,7 +64,27 @@ Blk::Blk(std::string name, Environment environment, std::unique_ptr<storage::Dis
 
 Blk::~Blk() {
   worker_.wait_idle();
+  if (worker_.event() >= 0) environment_.loop.unwatch(worker_.event());
   if (timer_) environment_.loop.cancel(timer_);
+}
+
+// A ring whose ends nobody would hear of is of no use.
+std::unique_ptr<storage::DiskRing> Blk::watched(std::unique_ptr<storage::DiskRing> ring) {
+  if (!ring) return nullptr;
+  int event = ring->event();
+  auto watched = environment_.loop.watch(event, EPOLLIN, [this, event](u32) {
+    drain_event(event);
+    notified();
+  });
+  if (watched) return ring;
+  log_warn(fmt::format("{}: threads instead of io_uring: {}", name_, watched.error().what));
+  return nullptr;
+}
+
+void Blk::notified() {
+  if (!worker_.begin()) return;
+  std::lock_guard guard(environment_.lock);
+  finish();
 }
 
 void Blk::set_capacity() {
@@ -93,7 +120,12 @@ void Blk::set_limits(const Limits& limits, const Clock& clock) {
 }
 
 Blk::State Blk::state() const {
-  return {disk_->size() / kSector, disk_->readonly(), config_[kWritebackAt] == 0};
+  State s{disk_->size() / kSector, disk_->readonly(), config_[kWritebackAt] == 0, loaded_};
+  for (const storage::DiskJob& job : stuck_) {
+    const Request& request = in_flight_.at(job.token);
+    s.waiting.push_back({request.queue, request.chain.head()});
+  }
+  return s;
 }
 
 Result<> Blk::load(const state::Image& image) {
@@ -104,7 +136,12 @@ Result<> Blk::load(const state::Image& image) {
                      "{}: the guest had a {} disk of {} sectors, {} is a {} one of {}", name_,
                      saved.readonly ? "read-only" : "writable", saved.sectors, disk_->path(),
                      disk_->readonly() ? "read-only" : "writable", state().sectors);
+  if (saved.waiting.size() > queues_.size() * kQueueSize)
+    return fail("{}: the image has more requests than the disk has room for", name_);
+  for (const Waiting& w : saved.waiting)
+    if (w.queue >= queues_.size()) return fail("{}: a request of no queue in the image", name_);
   config_[kWritebackAt] = !saved.write_through;
+  to_retake_ = std::move(saved.waiting);
   return {};
 }
 
@@ -123,16 +160,25 @@ bool Blk::durable() const {
 void Blk::activate(u64 features, std::span<const std::unique_ptr<Queue>> queues) {
   for (size_t i = 0; i < queues_.size(); ++i) queues_[i] = queues[i].get();
   features_ = features;
+  loaded_ = std::exchange(to_retake_, {});
 }
 
 void Blk::deactivate() {
   quiesce();
+  for (storage::DiskJob& job : stuck_) {
+    auto it = in_flight_.find(job.token);
+    answer(it->second.chain, kIoError, 0);
+    in_flight_.erase(it);
+  }
+  stuck_.clear();
+  loaded_.clear();
   std::fill(queues_.begin(), queues_.end(), nullptr);
 }
 
 void Blk::reset() {
   config_[kWritebackAt] = 1;
   features_ = 0;
+  to_retake_.clear();
 }
 
 void Blk::quiesce() {
@@ -149,13 +195,16 @@ std::function<void()> Blk::go_on() {
     std::mutex& lock;
     EventLoop& loop;
     void operator()() {
-      std::lock_guard guard(lock);
       auto alive = self.lock();
       if (!alive) return;
       Blk& blk = **alive;
-      blk.timer_ = 0;
       bool more = false;
-      for (unsigned i = 0; !blk.quiet_ && i < blk.queues_.size(); ++i) more |= blk.notify(i);
+      {
+        std::lock_guard guard(lock);
+        blk.timer_ = 0;
+        for (unsigned i = 0; !blk.quiet_ && i < blk.queues_.size(); ++i) more |= blk.notify(i);
+      }
+      blk.notified();
       if (more) loop.post(*this);
     }
   };
@@ -175,7 +224,9 @@ bool Blk::throttled() {
 }
 
 bool Blk::notify(unsigned index) {
+  if (stuck() && !quiet_) return false;  // until the machine was paused
   quiet_ = false;
+  try_again();
   Queue* queue = queues_[index];
   if (!queue || !queue->ready()) return false;
   for (unsigned budget = queue->size(); budget > 0; --budget) {
@@ -183,9 +234,22 @@ bool Blk::notify(unsigned index) {
     auto chain = queue->pop();
     if (!chain) return false;
     operations_.take(1);
-    handle(std::move(*chain));
+    handle(std::move(*chain), index);
   }
   return true;
+}
+
+// What the host could not do, or what another process has left when its machine was saved.
+void Blk::try_again() {
+  for (storage::DiskJob& job : std::exchange(stuck_, {})) worker_.submit(std::move(job));
+  for (const Waiting& w : std::exchange(loaded_, {}))
+    if (Queue* queue = queues_[w.queue])
+      if (auto chain = queue->retake(w.head)) handle(std::move(*chain), w.queue);
+}
+
+bool Blk::pauses(const Error& error) const {
+  bool full = error.code == ENOSPC || error.code == EDQUOT;
+  return on_error_.ask && (full ? on_error_.pause_if_full : on_error_.pause);
 }
 
 // The status is the last writable byte, wherever the driver put it (2.7.4: no framing is assumed).
@@ -218,7 +282,7 @@ bool Blk::ranges(const Chain& chain, u64 length, bool zero, DiskWorker::Job& job
   return true;
 }
 
-void Blk::handle(Chain chain) {
+void Blk::handle(Chain chain, unsigned queue) {
   u8 header[kHeader];
   if (chain.read(0, header) != kHeader || chain.writable() == 0) {
     // There is nowhere to put a status, or nothing to answer.
@@ -282,23 +346,32 @@ void Blk::handle(Chain chain) {
     default: ++counts_.zeroes;
   }
   job.durable = durable();
-  in_flight_.emplace(job.token, Request{std::move(chain), type == kIn ? in : 0});
+  in_flight_.emplace(job.token,
+                     Request{std::move(chain), type == kIn ? in : 0, static_cast<u16>(queue)});
   worker_.submit(std::move(job));
 }
 
 void Blk::finish() {
+  std::string why;
   for (DiskWorker::Done& done : worker_.take()) {
-    auto it = in_flight_.find(done.token);
+    auto it = in_flight_.find(done.job.token);
     SKERRY_CHECK(it != in_flight_.end());
     if (!done.result) {
       ++counts_.host_errors;
       if (reported_ < kReports)
         log_warn(fmt::format("{}: {}{}", name_, done.result.error().what,
                              ++reported_ == kReports ? " (further errors are not shown)" : ""));
+      if (pauses(done.result.error())) {
+        ++counts_.stuck;
+        why = std::move(done.result.error().what);
+        stuck_.push_back(std::move(done.job));
+        continue;
+      }
     }
     answer(it->second.chain, done.result ? kOk : kIoError, it->second.data);
     in_flight_.erase(it);
   }
+  if (!why.empty()) on_error_.ask(why);
 }
 
 std::vector<machine::Counter> Blk::counters() const {
@@ -310,6 +383,7 @@ std::vector<machine::Counter> Blk::counters() const {
           {"bytes read", counts_.read_bytes},
           {"bytes written", counts_.written_bytes},
           {"host errors", counts_.host_errors},
+          {"times stuck", counts_.stuck},
           {"requests refused", counts_.refused},
           {"times throttled", counts_.throttled}};
 }

@@ -4,7 +4,8 @@
 // its queues; negotiation, interrupts and the queues' rings are the transport's. An inactive device
 // owns nothing: it sees queues only between activate() (DRIVER_OK) and deactivate().
 //
-// Threading: every call is made with the board lock held, notify() on the event loop's thread.
+// Threading: every call but notified() is made with the board lock held, notify() on the event
+// loop's thread.
 #pragma once
 
 #include <mutex>
@@ -53,6 +54,9 @@ class VirtioDevice {
   /// The driver notified `queue`, or its turn comes again. True: there is more, call again soon.
   /// Bounds its work to about one queue's length, since it holds up the rest of the machine.
   virtual bool notify(unsigned queue) = 0;
+  /// Comes after notify(), on the same thread, but without the board lock: for work that takes
+  /// long.
+  virtual void notified() {}
   /// Finishes and completes every request in flight; begins no new one until the next notify().
   virtual void quiesce() {}
 

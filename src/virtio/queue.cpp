@@ -186,16 +186,21 @@ std::optional<Chain> Queue::pop() {
     fail("its available index jumped");
     return std::nullopt;
   }
+  auto chain = retake(load16(available_ + 4 + 2 * (state_.next_available & (state_.size - 1))));
+  if (chain) ++state_.next_available;
+  return chain;
+}
+
+std::optional<Chain> Queue::retake(u16 head) {
+  if (!ready()) return std::nullopt;
   // Every request holds at least one descriptor, so an honest driver has at most `size` of them
   // out.
   if (in_flight_ >= state_.size) {
     fail("more requests than descriptors");
     return std::nullopt;
   }
-  u16 head = load16(available_ + 4 + 2 * (state_.next_available & (state_.size - 1)));
   Chain chain;
   if (!walk(head, chain)) return std::nullopt;
-  ++state_.next_available;
   ++in_flight_;
   chain.queue_ = this;
   chain.generation_ = generation_;

@@ -46,6 +46,8 @@ class Chain {
 
   u64 readable() const { return readable_; }  ///< bytes, at most 4 GiB
   u64 writable() const { return writable_; }
+  /// The first descriptor: what names the request in a saved state.
+  u16 head() const { return head_; }
 
   /// Copies from the readable part at `offset`; the number of bytes that were there.
   size_t read(u64 offset, std::span<u8> to) const;
@@ -115,6 +117,8 @@ class Queue {
   std::optional<Chain> pop();
   /// Puts a request back: the next pop() returns it again. The last one taken only, untouched.
   void give_back(Chain chain);
+  /// Takes a request that the device had when its state was saved; nullopt if there can be none.
+  std::optional<Chain> retake(u16 head);
   /// Requests taken and not yet completed.
   unsigned in_flight() const { return in_flight_; }
   u16 size() const { return state_.size; }

@@ -283,9 +283,13 @@ void TransportPci::kick_all() {
 }
 
 void TransportPci::on_doorbell(unsigned queue) {
-  std::lock_guard guard(environment_.lock);
-  if (drain_event(doorbells_[queue].get())) ++notifications_;
-  if (may_run() && queues_[queue]->ready() && device_->notify(queue)) kick(queue);
+  {
+    std::lock_guard guard(environment_.lock);
+    if (drain_event(doorbells_[queue].get())) ++notifications_;
+    if (!may_run() || !queues_[queue]->ready()) return;
+    if (device_->notify(queue)) kick(queue);
+  }
+  device_->notified();
 }
 
 void TransportPci::quiesce() {

@@ -378,6 +378,12 @@ void Control::machine_changed(bool paused) {
   if (phase_.exchange(now) != now) tell_state(now, 0);
 }
 
+void Control::pause_for(std::string reason) {
+  set_reason(std::move(reason));
+  board_->machine().pause();
+  machine_changed(true);  // it may have been paused for a moment, of which nobody was told
+}
+
 void Control::tell_state(Phase state, u32 status) {
   schema::StateEvent event{state, {}, status};
   if (state != Phase::running) {

@@ -33,6 +33,8 @@ class Control {
   void set_reason(std::string reason);
   void guest_does(schema::GuestDoing what);
   void ended(int status);
+  /// Pauses the machine for this reason, if it is not paused, until somebody resumes it.
+  void pause_for(std::string reason);
   /// A line has room for input again. Any thread.
   void room() { server_->room(); }
   /// Any thread. More than a few in a second are dropped.

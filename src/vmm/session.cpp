@@ -51,6 +51,8 @@ class Session {
   std::optional<int> panicked();
   Result<> reset();
   void tell_guest(Request what);
+  void trouble(const std::string& device, const std::string& why,
+               const std::function<bool()>& still);
 
   schema::MachineSpec spec_;
   HostClock channel_clock_;
@@ -182,6 +184,11 @@ Result<> Session::build() {
                                    [this](size_t line) { return sink(line); }));
   Machine& machine = board_->machine();
   if (!spec_.gdb.empty()) gdb_ = TRY(GdbServer::listen(TRY(schema::parse_gdb(spec_.gdb)), machine));
+  if (control_)
+    machine.on_trouble = [this](const std::string& device, const std::string& why,
+                                std::function<bool()> still) {
+      on_main([this, device, why, still = std::move(still)] { trouble(device, why, still); });
+    };
   TRY_VOID(machine.power_on());
   if (!chosen.why.empty() && ::isatty(STDERR_FILENO))
     log_info(fmt::format("engine {}: {}", machine.engine().name(), chosen.why));
@@ -219,13 +226,28 @@ void Session::tell_guest(Request what) {
   }
 }
 
+// A device cannot go on. It may have come to its senses since, by a pause for another reason.
+void Session::trouble(const std::string& device, const std::string& why,
+                      const std::function<bool()>& still) {
+  {
+    std::lock_guard guard(board_->machine().lock());
+    if (!still()) return;
+  }
+  std::string reason = fmt::format("{}: {}", device, why);
+  control_->device_event(device, why);
+  control_->pause_for(reason);
+  log_warn(
+      fmt::format("the machine is paused ({}); mend that and resume it with: skerry ctl {} "
+                  "resume",
+                  reason, schema::parse_control(spec_.control).value_or("PATH")));
+}
+
 std::optional<int> Session::panicked() {
   Machine& machine = board_->machine();
   switch (spec_.on_panic) {
     case schema::PanicPolicy::exit: return schema::exit_panic;
     case schema::PanicPolicy::pause:
-      control_->set_reason("the guest's kernel panicked");
-      machine.pause();
+      control_->pause_for("the guest's kernel panicked");
       return std::nullopt;
     case schema::PanicPolicy::reset:
       if (auto done = reset(); !done) {
