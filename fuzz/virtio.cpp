@@ -12,8 +12,11 @@
 #include "virtio/console.hpp"
 #include "virtio/fake_driver.hpp"
 #include "virtio/fake_port.hpp"
+#include "virtio/fake_streams.hpp"
 #include "virtio/net.hpp"
+#include "virtio/ports.hpp"
 #include "virtio/rng.hpp"
+#include "virtio/vsock.hpp"
 
 namespace skerry::fuzz {
 namespace {
@@ -66,6 +69,98 @@ std::unique_ptr<VirtioDevice> make(Rig&) {
   return std::make_unique<Rng>("device");
 }
 void host_input(VirtioDevice&, std::span<const u8>, std::mutex&) {}
+#elif defined(SKERRY_FUZZ_slow_rng)
+constexpr unsigned kQueues = 1, kGoodQueue = 0;
+constexpr u8 kGoodRequest = 0;
+ManualClock* clock_of_rig = nullptr;
+std::unique_ptr<VirtioDevice> make(Rig& rig) {
+  clock_of_rig = &rig.clock;
+  return std::make_unique<Rng>("device", Rng::Limit{5000, rig.clock, rig.environment()});
+}
+/// Time passes: by the bytes' number of milliseconds, or not enough for anything.
+void host_input(VirtioDevice&, std::span<const u8> bytes, std::mutex&) {
+  for (u8 b : bytes.first(std::min<size_t>(bytes.size(), 1)))
+    clock_of_rig->advance(b < 16 ? b : Nanos{b} * bytes.size() * 1'000'000);
+}
+#elif defined(SKERRY_FUZZ_vsock)
+constexpr unsigned kQueues = 3, kGoodQueue = 1;
+constexpr u8 kGoodRequest = 0;
+FakeStreams* streams = nullptr;
+std::vector<Fd>* clients = nullptr;
+std::unique_ptr<VirtioDevice> make(Rig& rig) {
+  static std::vector<Fd> all;
+  all.clear();
+  clients = &all;
+  auto owned = std::make_unique<FakeStreams>();
+  streams = owned.get();
+  return std::make_unique<Vsock>("device", rig.environment(), 3, std::move(owned));
+}
+/// A program of the host: connects, writes, reads, ends a direction or both.
+void host_input(VirtioDevice& device, std::span<const u8> bytes, std::mutex& lock) {
+  if (bytes.empty()) return;
+  auto& vsock = static_cast<Vsock&>(device);
+  u8 what = bytes[0];
+  bytes = bytes.subspan(1);
+  if (what == 0) {
+    auto [mine, theirs] = FakeStreams::pair();
+    clients->push_back(std::move(mine));
+    if (clients->size() > 16) clients->erase(clients->begin());
+    lock.unlock();
+    vsock.host().incoming(std::move(theirs), bytes.empty() ? 1 : bytes[0]);
+    lock.lock();
+    return;
+  }
+  Fd* fd = nullptr;
+  if (what & 1 && !clients->empty()) fd = &(*clients)[what / 16 % clients->size()];
+  if (!(what & 1) && !streams->accepted.empty())
+    fd = &std::next(streams->accepted.begin(),
+                    what / 16 % static_cast<int>(streams->accepted.size()))
+              ->second;
+  if (!fd || !*fd) return;
+  char sink[70000];
+  switch (what >> 1 & 7) {
+    case 0: *fd = Fd(); break;
+    case 1: ::shutdown(fd->get(), SHUT_WR); break;
+    case 2: ::shutdown(fd->get(), SHUT_RD); break;
+    case 3: (void)!::recv(fd->get(), sink, sizeof sink, MSG_DONTWAIT); break;
+    default: (void)!::send(fd->get(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+  }
+}
+#elif defined(SKERRY_FUZZ_ports)
+constexpr unsigned kQueues = 8, kGoodQueue = 1;
+constexpr u8 kGoodRequest = 'x';
+FakeClients* sources[2];
+std::unique_ptr<VirtioDevice> make(Rig& rig) {
+  std::vector<Ports::Setup> ports;
+  for (auto& source : sources) {
+    auto owned = std::make_unique<FakeClients>();
+    source = owned.get();
+    ports.push_back({"port", std::move(owned)});
+  }
+  return std::make_unique<Ports>("device", rig.environment(), std::move(ports));
+}
+/// A program of the host: connects, writes, reads, ends a direction or both.
+void host_input(VirtioDevice&, std::span<const u8> bytes, std::mutex& lock) {
+  static Fd programs[2];
+  if (bytes.empty()) return;
+  unsigned n = bytes[0] & 1, what = bytes[0] >> 1 & 7;
+  bytes = bytes.subspan(1);
+  Fd& program = programs[n];
+  if (sources[n]->ready) {
+    lock.unlock();
+    program = sources[n]->connect();
+    lock.lock();
+  }
+  if (!program) return;
+  char sink[70000];
+  switch (what) {
+    case 0: program = Fd(); break;
+    case 1: ::shutdown(program.get(), SHUT_WR); break;
+    case 2: ::shutdown(program.get(), SHUT_RD); break;
+    case 3: (void)!::recv(program.get(), sink, sizeof sink, MSG_DONTWAIT); break;
+    default: (void)!::send(program.get(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+  }
+}
 #elif defined(SKERRY_FUZZ_balloon)
 constexpr unsigned kQueues = 4, kGoodQueue = 0;
 constexpr u8 kGoodRequest = 3;
@@ -88,6 +183,47 @@ void host_input(VirtioDevice& device, std::span<const u8> bytes, std::mutex&) {
 }
 #endif
 
+/// What most drivers take.
+#if defined(SKERRY_FUZZ_ports)
+constexpr u64 kOffer = kAll | Ports::kFeatureMultiport;
+#else
+constexpr u64 kOffer = kAll;
+#endif
+
+/// What the device reads first.
+std::vector<u8> header(Input& input, u32 length) {
+#if defined(SKERRY_FUZZ_vsock)
+  // Packets that mean something most of the time: few ports, and the device's own.
+  if (length < Vsock::kHeader) length = 0;
+  auto a = input.take<u16>();
+  Vsock::Header h{3, 2, a & 7u, a >> 3 & 7u, a >> 6 & 31u, 1, static_cast<u16>(a >> 11 & 15),
+                  0, 0, 0};
+  auto b = input.take<u8>();
+  h.flags = b & 3;
+  h.buffer = b & 4 ? input.take<u16>() : 64 * KiB;
+  h.forwarded = b & 8 ? input.take<u16>() : 0;
+  if (b & 16) h.destination_port |= Vsock::kFirstHostPort;
+  if (b & 32) h.length = input.take<u32>();
+  if (b & 64) h.type = input.take<u8>() & 3;
+  if (b & 128) h.source_cid = input.take<u8>() & 7;
+  std::vector<u8> bytes(Vsock::kHeader);
+  std::memcpy(bytes.data(), &h, bytes.size());
+  bytes.resize(std::min<size_t>(length, bytes.size()));
+  return bytes;
+#elif defined(SKERRY_FUZZ_ports)
+  // A control message, if the queue is the one for them.
+  auto a = input.take<u8>();
+  Ports::Control m{a & 3u, static_cast<u16>(a >> 2 & 7), static_cast<u16>(a >> 5 & 1)};
+  std::vector<u8> bytes(sizeof m);
+  std::memcpy(bytes.data(), &m, sizeof m);
+  bytes.resize(std::min<size_t>(length, bytes.size()));
+  return bytes;
+#else
+  auto bytes = input.bytes(std::min(length, 16u));
+  return {bytes.begin(), bytes.end()};
+#endif
+}
+
 struct Session {
   Session() : transport(rig.plug(make(rig))) { driver.emplace(rig, 1); }
 
@@ -104,7 +240,7 @@ struct Session {
         case 3: b.at = input.take<u64>(); break;
       }
       // What the device reads first: a request header with the input's bytes.
-      if (!b.writable) (void)rig.memory->write(b.at, input.bytes(std::min(b.length, 16u)));
+      if (!b.writable) (void)rig.memory->write(b.at, header(input, b.length));
     }
     return list;
   }
@@ -150,7 +286,7 @@ struct Session {
       }
       case 9: {
         driver.emplace(rig, 1);
-        u64 features = input.take<u8>() & 1 ? kAll : input.take<u64>() & driver->offered();
+        u64 features = input.take<u8>() & 1 ? kOffer : input.take<u64>() & driver->offered();
         started = driver->start(features);
         break;
       }
@@ -197,6 +333,11 @@ struct Session {
     (void)rig.memory->write_value<u8>(in, kGoodRequest);
     u16 head = driver->put(kGoodQueue, {{in, 16, false}, {out, 64, true}});
     driver->kick(kGoodQueue);
+#if defined(SKERRY_FUZZ_slow_rng)
+    rig.run();
+    rig.clock.advance(1'000'000'000);
+    rig.loop->reconsider_timers();
+#endif
     auto used = driver->wait_used(kGoodQueue);
     expect(used && used->id == head, "a reset device answers a request");
   }
@@ -210,7 +351,7 @@ struct Session {
 void one(Input& input) {
   Session session;
   auto mode = input.take<u8>();
-  session.started = session.driver->start(mode & 1 ? kAll : kFeatureVersion1);
+  session.started = session.driver->start(mode & 1 ? kOffer : kFeatureVersion1);
   for (unsigned n = 0; n < 200 && !input.empty(); ++n) session.step(input);
   session.expect_works();
 }

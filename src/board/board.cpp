@@ -21,6 +21,8 @@
 #include "irq/apic_bus.hpp"
 #include "irq/lapic.hpp"
 #include "irq/pit.hpp"
+#include "net/clients.hpp"
+#include "net/unix_ports.hpp"
 #include "pci/bus.hpp"
 #include "seed/cloud_init.hpp"
 #include "storage/image.hpp"
@@ -28,8 +30,10 @@
 #include "virtio/blk.hpp"
 #include "virtio/console.hpp"
 #include "virtio/net.hpp"
+#include "virtio/ports.hpp"
 #include "virtio/rng.hpp"
 #include "virtio/transport_pci.hpp"
+#include "virtio/vsock.hpp"
 
 namespace skerry::board {
 
@@ -381,6 +385,18 @@ Result<> Board::Parts::add_virtio() {
                      }});
     TRY_VOID(add_function(std::move(device)));
   }
+  if (!spec.channels.empty()) {
+    std::vector<virtio::Ports::Setup> ports;
+    for (const schema::ChannelSpec& c : spec.channels)
+      ports.push_back(
+          {c.name, TRY(net::UnixClients::create(m.loop(), c.socket, " for channel " + c.name))});
+    TRY_VOID(
+        add_function(std::make_unique<virtio::Ports>("channels", environment, std::move(ports))));
+  }
+  if (!spec.vsock.empty())
+    TRY_VOID(add_function(
+        std::make_unique<virtio::Vsock>("vsock0", environment, spec.vsock.cid,
+                                        TRY(net::UnixPorts::create(m.loop(), spec.vsock.socket)))));
   auto rng = spec.rng_rate.count
                  ? std::make_unique<virtio::Rng>(
                        "rng0", virtio::Rng::Limit{spec.rng_rate.count, m.clock(), environment})

@@ -209,6 +209,7 @@ Result<> validate(const MachineSpec& spec) {
 
   if (spec.serials.size() > max_serials) return fail("more than {} serial ports", max_serials);
   if (spec.consoles.size() > max_consoles) return fail("more than {} consoles", max_consoles);
+  TRY_VOID(validate_channels(spec));
   size_t on_stdio = 0;
   auto check = [&](const SerialSpec& line, std::string_view what) -> Result<> {
     bool takes_path = line.kind == SerialKind::file || line.kind == SerialKind::unix_;

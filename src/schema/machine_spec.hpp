@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "schema/channel_spec.hpp"
 #include "schema/net_spec.hpp"
 #include "schema/seed_spec.hpp"
 
@@ -134,6 +135,8 @@ struct MachineSpec {
   std::vector<NetSpec> nets;
   std::vector<SerialSpec> serials{SerialSpec{}};
   std::vector<SerialSpec> consoles;
+  std::vector<ChannelSpec> channels;
+  VsockSpec vsock;
   bool balloon = false;
   CloudInitSpec cloud_init;
   std::vector<std::string> ssh_keys;  ///< files of public keys
@@ -188,6 +191,15 @@ struct MachineSpec {
              .doc = "where the virtio consoles hvc0, hvc1... lead; may be repeated",
              .option = "console"},
             s.consoles);
+    v.field({.name = "channels",
+             .doc = "a named port (/dev/virtio-ports/NAME) that leads to a unix socket; may be "
+                    "repeated",
+             .option = "channel"},
+            s.channels);
+    v.field({.name = "vsock",
+             .doc = "stream sockets between guest and host, as unix sockets",
+             .value = "cid=N,socket=PATH"},
+            s.vsock);
     v.field({.name = "balloon",
              .doc = "a memory balloon: the guest's free memory goes back to the host, and "
                     "`skerry ctl PATH balloon` takes more"},

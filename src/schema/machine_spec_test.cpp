@@ -33,6 +33,8 @@ MachineSpec full() {
   s.gdb = "tcp:127.0.0.1:1234";
   s.control = "unix:/tmp/c";
   s.balloon = true;
+  s.channels = {{"p", "/p"}};
+  s.vsock = {5, "/v"};
   s.rng_rate = {4096};
   s.on_panic = PanicPolicy::pause;
   s.trace = "cpu,irq";

@@ -7,8 +7,11 @@
 #include "virtio/console.hpp"
 #include "virtio/fake_driver.hpp"
 #include "virtio/fake_port.hpp"
+#include "virtio/fake_streams.hpp"
 #include "virtio/net.hpp"
+#include "virtio/ports.hpp"
 #include "virtio/rng.hpp"
+#include "virtio/vsock.hpp"
 
 namespace skerry::virtio {
 
@@ -42,6 +45,19 @@ inline const Kind kKinds[] = {
      [](Rig& rig) -> std::unique_ptr<VirtioDevice> {
        return std::make_unique<Net>("net0", rig.environment(), std::make_unique<FakePort>(),
                                     Net::Setup{.mac = {2, 0, 0, 0, 0, 2}, .pairs = 2, .mtu = 1500});
+     },
+     1, 0},
+    {"ports",
+     [](Rig& rig) -> std::unique_ptr<VirtioDevice> {
+       std::vector<Ports::Setup> ports;
+       for (const char* name : {"a", "b"}) ports.push_back({name, std::make_unique<FakeClients>()});
+       return std::make_unique<Ports>("channels", rig.environment(), std::move(ports));
+     },
+     1, 'x'},
+    {"vsock",
+     [](Rig& rig) -> std::unique_ptr<VirtioDevice> {
+       return std::make_unique<Vsock>("vsock0", rig.environment(), 3,
+                                      std::make_unique<FakeStreams>());
      },
      1, 0},
 };

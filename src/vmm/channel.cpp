@@ -11,8 +11,8 @@
 #include <mutex>
 #include <thread>
 
+#include "base/unix_socket.hpp"
 #include "vmm/terminal.hpp"
-#include "vmm/unix_socket.hpp"
 
 namespace skerry::vmm {
 namespace {

@@ -7,7 +7,7 @@
 #include <unistd.h>
 #include <cerrno>
 
-#include "vmm/unix_socket.hpp"
+#include "base/unix_socket.hpp"
 
 namespace skerry::vmm {
 namespace {

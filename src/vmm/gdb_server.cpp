@@ -8,9 +8,9 @@
 #include <unistd.h>
 
 #include "base/log.hpp"
+#include "base/unix_socket.hpp"
 #include "vmm/crash_report.hpp"
 #include "vmm/gdb_registers.hpp"
-#include "vmm/unix_socket.hpp"
 
 namespace skerry::vmm {
 namespace {

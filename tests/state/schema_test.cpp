@@ -26,6 +26,8 @@ schema::MachineSpec everything(const fs::path& disk) {
   spec.nets.emplace_back();
   spec.debug_exit = true;
   spec.balloon = true;
+  spec.channels = {{"port", disk.string() + ".port"}};
+  spec.vsock = {3, disk.string() + ".vsock"};
   return spec;
 }
 

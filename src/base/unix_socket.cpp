@@ -1,4 +1,4 @@
-#include "vmm/unix_socket.hpp"
+#include "base/unix_socket.hpp"
 
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -7,7 +7,7 @@
 #include <cerrno>
 #include <cstring>
 
-namespace skerry::vmm {
+namespace skerry {
 
 Result<Fd> listen_unix(const std::string& path, std::string_view purpose, int backlog,
                        bool only_me) {
@@ -40,4 +40,4 @@ Result<Fd> listen_unix(const std::string& path, std::string_view purpose, int ba
   return fd;
 }
 
-}  // namespace skerry::vmm
+}  // namespace skerry

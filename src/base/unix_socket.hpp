@@ -5,7 +5,7 @@
 
 #include "base/fd.hpp"
 
-namespace skerry::vmm {
+namespace skerry {
 
 /// Non-blocking; takes the place of a socket that nobody listens on any more. Another file at
 /// `path` and a living socket are errors. `purpose` completes the error's "cannot listen": " for
@@ -13,4 +13,4 @@ namespace skerry::vmm {
 Result<Fd> listen_unix(const std::string& path, std::string_view purpose = {}, int backlog = 1,
                        bool only_me = false);
 
-}  // namespace skerry::vmm
+}  // namespace skerry

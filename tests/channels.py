@@ -1,0 +1,203 @@
+#!/usr/bin/env python3
+"""A Debian guest and what leads from it to programs of the host: vsock, named ports. channels.py SKERRY.
+
+77 if there is no guest image."""
+import hashlib
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+from control import GUESTS, SCALE, Console
+
+KERNEL = GUESTS / "cloud-6.1"
+LIMIT = 60 * SCALE
+
+
+def wait_for(path, vm):
+    end = time.monotonic() + 30 * SCALE
+    while not path.exists():
+        assert time.monotonic() < end and vm.poll() is None, f"no {path}"
+        time.sleep(0.05)
+
+
+def connected(path):
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(LIMIT)
+    s.connect(str(path))
+    return s
+
+
+def everything(s):
+    """What comes until the end of file."""
+    data = bytearray()
+    while chunk := s.recv(65536):
+        data += chunk
+    return bytes(data)
+
+
+def line(s):
+    text = b""
+    while not text.endswith(b"\n"):
+        byte = s.recv(1)
+        assert byte, text
+        text += byte
+    return text
+
+
+class Listener:
+    """A program of the host at port `port`: accepts one connection at a time."""
+
+    def __init__(self, path, port):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.bind(f"{path}_{port}")
+        self.socket.listen(8)
+        self.socket.settimeout(LIMIT)
+
+    def accept(self):
+        s, _ = self.socket.accept()
+        s.settimeout(LIMIT)
+        return s
+
+
+def vsock(path, console):
+    big = (GUESTS / "busybox").read_bytes()
+    digest = hashlib.md5(big).hexdigest()
+
+    # The guest connects: both directions, each with an end of its own.
+    listener = Listener(path, 1234)
+    console.type("(echo hello; cat) </dev/null | vsock connect 2 1234; echo; echo left\n")
+    s = listener.accept()
+    assert line(s) == b"hello\n"
+    assert everything(s) == b""  # the guest's direction has ended
+    s.sendall(b"and a good day\n")
+    s.close()
+    console.expect("\nand a good day\n\nleft\n")
+    print("ok: the guest connects, half-closed connections work")
+
+    # Much data each way; the reader on the host dawdles.
+    console.type("vsock connect 2 1234 < /bin/busybox; echo sent\n")
+    s = listener.accept()
+    time.sleep(0.3)
+    got = bytearray()
+    while len(got) < len(big):
+        chunk = s.recv(100000)
+        assert chunk, len(got)
+        got += chunk
+    assert hashlib.md5(got).hexdigest() == digest
+    s.close()
+    console.expect("\nsent\n")
+    console.type("vsock connect 2 1234 < /dev/null | (sleep 1; md5sum); echo got\n")
+    s = listener.accept()
+    s.sendall(big)
+    s.close()
+    console.expect(f"\n{digest}  -\ngot\n")
+    print(f"ok: {len(big)} bytes each way, with slow readers")
+
+    # Nobody listens: refused at once. Nobody in the guest listens: the end of file.
+    console.type("vsock connect 2 99; echo status=$?; echo\n")
+    console.expect("\nstatus=1\n")
+    s = connected(path)
+    s.sendall(b"CONNECT 77\n")
+    assert everything(s) == b""
+    s = connected(path)
+    s.sendall(b"nonsense\n")
+    assert everything(s) == b""
+
+    # The host connects, and may speak before it is answered.
+    console.type("(echo from the guest; sleep 1) | vsock listen 50 > /tmp/in; cat /tmp/in; echo; echo over\n")
+    end = time.monotonic() + LIMIT
+    while True:
+        s = connected(path)
+        s.sendall(b"CONNECT 50\nfrom the host\n")
+        try:
+            answer = line(s)
+            break
+        except (AssertionError, ConnectionResetError):
+            assert time.monotonic() < end  # it does not listen yet
+            time.sleep(0.1)
+    assert answer.startswith(b"OK 10737"), answer
+    s.shutdown(socket.SHUT_WR)
+    assert everything(s) == b"from the guest\n"
+    s.close()
+    console.expect("\nfrom the host\n\nover\n")
+    print("ok: the host connects")
+
+
+def ports(path, console):
+    big = (GUESTS / "busybox").read_bytes()
+    digest = hashlib.md5(big).hexdigest()
+    # What /dev/virtio-ports/NAME of udev's would lead to.
+    console.type("cat /sys/class/virtio-ports/*/name; echo; p=/dev/$(basename $(dirname "
+                 "$(grep -l org.test.0 /sys/class/virtio-ports/*/name))); echo named; echo\n")
+    console.expect("\norg.other\norg.test.0\n")
+    console.expect("\nnamed\n")
+    # A program that writes before the guest opens the port; the guest waits with answers for one to come.
+    s = connected(path)
+    s.sendall(b"early\n")
+    console.type("read x < $p; echo got=$x; echo\n")
+    console.expect("\ngot=early\n")
+    console.type("echo answer > $p; echo\n")
+    assert line(s) == b"answer\n"
+    s.close()
+    # The guest sees programs come and go: an end of file, and writes that wait.
+    console.type("(echo late > $p; echo written) & echo; echo waits\n")
+    console.expect("\nwaits\n")
+    s = connected(path)
+    assert line(s) == b"late\n"
+    console.expect("written\n")
+    # Much data both ways, with readers that dawdle.
+    console.type("cat /bin/busybox > $p; echo; echo sent\n")
+    got = bytearray()
+    time.sleep(0.3)
+    while len(got) < len(big):
+        chunk = s.recv(100000)
+        assert chunk, len(got)
+        got += chunk
+    assert hashlib.md5(got).hexdigest() == digest
+    console.expect("\nsent\n")
+    console.type(f"head -c {len(big)} $p | (sleep 1; md5sum); echo received\n")
+    s.sendall(big)
+    console.expect(f"\n{digest}  -\nreceived\n")
+    s.close()
+    print(f"ok: named ports, {len(big)} bytes each way, programs that come and go")
+
+
+def check(skerry, scratch):
+    control, path, port = scratch / "vm.sock", scratch / "v", scratch / "port"
+    vm = subprocess.Popen(
+        [skerry, "run", "--engine", "soft", "--kernel", KERNEL / "vmlinuz", "--initrd", KERNEL / "initrd",
+         "--append", "console=ttyS0 quiet panic=-1", "--serial", "none", "--control", f"unix:{control}",
+         "--vsock", f"cid=42,socket={path}", "--channel", f"name=org.other,socket={scratch / 'other'}",
+         "--channel", f"name=org.test.0,socket={port}"], stdin=subprocess.DEVNULL)
+    try:
+        wait_for(control, vm)
+        console = Console(control, replay=65536)
+        console.expect("# ")
+        console.type("cd /; for m in /extra/*.ko; do insmod $m; done; echo loaded; echo\n")
+        console.expect("\nloaded\n")
+        vsock(path, console)
+        ports(port, console)
+        console.type("dmesg | grep -E 'BUG|WARNING:|Call Trace' || echo well; poweroff -f\n")
+        console.expect("\nwell\n")
+        assert vm.wait(timeout=LIMIT) == 0
+        assert not path.exists() and not port.exists(), "a socket is left behind"
+    finally:
+        vm.kill()
+        vm.wait()
+
+
+def main():
+    if not (KERNEL / "initrd").exists():
+        print("skipped: no guest image; make it with: tests/guests/make")
+        return 77
+    with tempfile.TemporaryDirectory(prefix="skerry-channels-") as scratch:
+        check(sys.argv[1], pathlib.Path(scratch))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
