@@ -199,7 +199,7 @@ def in_lab(args, names):
     fault or that kernel's, for the VM monitor is an ordinary process there, the rows left get a second lab."""
     chosen = rows(args.engine, True)
     for lab in range(2):
-        limit = 120 + min(1200, sum(chosen[name]["timeout"] for name in names))
+        limit = 120 + min(1800, sum(chosen[name]["timeout"] for name in names))
         again = ["python3", str(HERE / "run_guest.py"), "--skerry", str(pathlib.Path(args.skerry).resolve()),
                  "--engine", args.engine] + (["--verbose"] if args.verbose else []) + names
         with subprocess.Popen([str(HERE / "guests/lab"), "--timeout", str(limit), "--", *again],

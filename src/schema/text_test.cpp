@@ -123,7 +123,7 @@ TEST(Help, SaysEveryFieldWithItsDefault) {
     return FieldHelp{};
   };
   EXPECT_EQ(find("memory").preset, "512M");
-  EXPECT_EQ(find("engine").value, "auto|kvm|soft[,interpreter]");
+  EXPECT_EQ(find("engine").value, "auto|kvm|soft[,interpreter|,tables]");
   EXPECT_EQ(find("engine").preset, "auto");
   EXPECT_EQ(find("no_reboot").option, "no-reboot");
   EXPECT_TRUE(find("no_reboot").flag);
