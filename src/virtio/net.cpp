@@ -146,6 +146,7 @@ bool Net::transmit(unsigned pair) {
   if (!queue) return false;
   bool more = true;
   size_t budget = kTurn;
+  Queue::Batch batch(*queue);
   for (unsigned count = queue->size(); more && count > 0 && budget > 0; --count) {
     auto chain = queue->pop();
     if (!chain) {
@@ -309,7 +310,8 @@ Net::Put Net::put_single(Queue& queue, std::span<const u8> header, std::span<con
 }
 
 // 5.1.6.4: with MRG_RXBUF a frame goes into as many buffers as it takes, whose number the header
-// tells. They are collected before any is written, since a frame waits until there are enough.
+// tells. They are collected before any is written, since a frame waits until there are enough, and
+// shown to the driver all at once, since it takes the number at its word.
 Net::Put Net::put(Queue& queue, const net::Offload& offload, std::span<const u8> frame) {
   u8 header[kHeader];
   std::memcpy(header, &offload, sizeof offload);
@@ -336,6 +338,7 @@ Net::Put Net::put(Queue& queue, const net::Offload& offload, std::span<const u8>
     if (chains.size() == queue.size() && room < kHeader + frame.size()) return give_up(Put::never);
   }
   store<u16>(header + 10, static_cast<u16>(chains.size()));
+  Queue::Batch batch(queue);
   size_t at = 0;
   for (Chain& chain : chains) {
     size_t skip = &chain == &chains[0] ? kHeader : 0;

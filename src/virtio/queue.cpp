@@ -150,6 +150,7 @@ void Queue::stop() {
   running_ = false;
   ++generation_;
   in_flight_ = 0;
+  unpublished_ = false;
 }
 
 void Queue::reset() {
@@ -272,9 +273,15 @@ void Queue::use(u16 head, u32 written) {
   store<u32>(used_ + offset, head);
   store<u32>(used_ + offset + 4, written);
   ++state_.next_used;
+  memory_.mark_dirty(state_.used + offset, 8);
+  unpublished_ = true;
+  if (batches_ == 0) publish();
+}
+
+void Queue::publish() {
+  if (!std::exchange(unpublished_, false) || !ready()) return;
   store16(used_ + 2, state_.next_used, std::memory_order_release);
   memory_.mark_dirty(state_.used, 4);
-  memory_.mark_dirty(state_.used + offset, 8);
   if (wants_interrupt() && interrupt_) interrupt_();
 }
 

@@ -119,6 +119,20 @@ class Queue {
   void give_back(Chain chain);
   /// Takes a request that the device had when its state was saved; nullopt if there can be none.
   std::optional<Chain> retake(u16 head);
+  /// While one lives, completed requests are not shown to the driver; then all are, at once, with
+  /// one interrupt at most. Does not outlive its queue. They may nest.
+  class Batch {
+   public:
+    explicit Batch(Queue& queue) : queue_(queue) { ++queue_.batches_; }
+    ~Batch() {
+      if (--queue_.batches_ == 0) queue_.publish();
+    }
+    Batch(const Batch&) = delete;
+    Batch& operator=(const Batch&) = delete;
+
+   private:
+    Queue& queue_;
+  };
   /// Requests taken and not yet completed.
   unsigned in_flight() const { return in_flight_; }
   u16 size() const { return state_.size; }
@@ -145,6 +159,7 @@ class Queue {
   bool walk(u16 head, Chain& chain);
   bool append(Chain& chain, const Descriptor& d);
   void use(u16 head, u32 written);
+  void publish();
   bool wants_interrupt();
   u16 available_index() const;
 
@@ -156,6 +171,8 @@ class Queue {
   bool running_ = false, indirect_ = false, event_idx_ = false;
   u32 generation_ = 0;
   unsigned in_flight_ = 0;
+  unsigned batches_ = 0;
+  bool unpublished_ = false;  ///< next_used is ahead of what the driver sees
   // The rings, while running.
   const u8* descriptors_ = nullptr;
   const u8* available_ = nullptr;
