@@ -48,8 +48,9 @@ class Rival:
                     "--initrd", str(initrd), "--append", append, "--memory", f"{memory_mib}M", "--cpus", str(cpus), "--no-reboot",
                     *(["--disk", f"path={disk},readonly"] if disk else []),
                     *(["--disk", f"path={data},format=raw"] if data else [])]
+        # What makes QEMU's disks fastest: a thread of their own, io_uring.
         disks = [*([("disk", disk, ",readonly=on", "")] if disk else []),
-                 *([("data", data, "", ",iothread=io")] if data else [])]
+                 *([("data", data, ",aio=io_uring", ",iothread=io")] if data else [])]
         return ["qemu-system-x86_64", "-accel", "tcg,thread=multi", *self.options, "-m", str(memory_mib), "-smp",
                 str(cpus), "-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot", "-kernel", kernel,
                 "-initrd", str(initrd), "-append", append,

@@ -77,7 +77,7 @@ struct Board::Parts {
   void add_fw_cfg();
   Result<> add_virtio();
   Result<> add_network_card(size_t index);
-  Result<> add_function(std::unique_ptr<virtio::VirtioDevice> device);
+  Result<> add_function(std::unique_ptr<virtio::VirtioDevice> device, EventLoop* loop = nullptr);
   Result<> add_cpus();
   Result<machine::CpuState> boot();
 };
@@ -263,15 +263,16 @@ void Board::Parts::add_fw_cfg() {
   fw.set_u16(devices::FwCfg::nographic, 1);
 }
 
-Result<> Board::Parts::add_function(std::unique_ptr<virtio::VirtioDevice> device) {
+// `loop`: null for the machine's own.
+Result<> Board::Parts::add_function(std::unique_ptr<virtio::VirtioDevice> device, EventLoop* loop) {
   Machine& m = *machine;
   auto slot = bus->free_device();
   if (!slot) return fail("the machine has no free PCI slot for {}", device->name());
   auto tell = [&m](const std::string& name, std::string_view what) {
     if (m.on_device_event) m.on_device_event(name, what);
   };
-  auto transport =
-      TRY(virtio::TransportPci::create({m.memory(), m.loop(), m.lock(), tell}, std::move(device)));
+  auto transport = TRY(virtio::TransportPci::create(
+      {m.memory(), loop ? *loop : m.loop(), m.lock(), tell}, std::move(device)));
   auto& function = m.add(std::move(transport));
   bus->add(*slot, 0, function);
   m.add_quiesce([this, &function] {
@@ -352,8 +353,11 @@ Result<> Board::Parts::add_virtio() {
     std::string serial = d.serial.empty() ? fmt::format("skerry{}", i) : d.serial;
     // A queue for each CPU, so that they do not wait for each other.
     std::string name = fmt::format("disk{}", i);
-    auto disk = std::make_unique<virtio::Blk>(name, environment, std::move(image),
-                                              std::move(serial), spec.cpus, TRY(open_ring(d)));
+    // Requests are begun by a thread of the disk's own, which may have to wait for the host.
+    EventLoop* loop = TRY(m.add_loop(name));
+    virtio::Environment own{m.memory(), *loop, m.lock()};
+    auto disk = std::make_unique<virtio::Blk>(name, own, std::move(image), std::move(serial),
+                                              spec.cpus, TRY(open_ring(d)));
     virtio::Blk::OnError on_error;
     on_error.pause_if_full = d.on_enospc == schema::DiskError::auto_
                                  ? schema::can_resume(spec)
@@ -366,7 +370,7 @@ Result<> Board::Parts::add_virtio() {
     virtio::Blk::Limits limits{d.bps.count, d.bps_burst.count, d.iops, d.iops_burst};
     if (limits != virtio::Blk::Limits{}) disk->set_limits(limits, m.clock());
     disks.push_back(disk.get());
-    TRY_VOID(add_function(std::move(disk)));
+    TRY_VOID(add_function(std::move(disk), loop));
   }
   if (schema::wants_seed(spec)) {
     auto seed = TRY(open_seed(spec));

@@ -124,6 +124,12 @@ Result<> Machine::load_boot_state() {
   return {};
 }
 
+Result<EventLoop*> Machine::add_loop(std::string name) {
+  SKERRY_CHECK(!loop_thread_.joinable());
+  more_loops_.push_back({std::move(name), TRY(EventLoop::create(clock_)), {}});
+  return more_loops_.back().loop.get();
+}
+
 Result<> Machine::power_on() {
   TRY_VOID(load_boot_state());
   for (auto& quiesce : quiesce_) quiesce();  // paused, until resume()
@@ -131,6 +137,11 @@ Result<> Machine::power_on() {
     ::pthread_setname_np(::pthread_self(), "devices");
     loop_->run();
   });
+  for (Loop& each : more_loops_)
+    each.thread = std::thread([&each] {
+      ::pthread_setname_np(::pthread_self(), each.name.c_str());
+      each.loop->run();
+    });
   for (auto& cpu : cpus_) cpu->start();
   return {};
 }
@@ -140,6 +151,7 @@ void Machine::wake_locked() {
   paused_ = false;
   clock_.start();
   loop_->reconsider_timers();
+  for (Loop& each : more_loops_) each.loop->reconsider_timers();
   for (auto& wake : wake_) wake();
   if (on_change) on_change(false);
 }
@@ -185,10 +197,13 @@ Result<> Machine::reset() {
 
 void Machine::shut_down() {
   for (auto& cpu : cpus_) cpu->stop();
-  if (loop_thread_.joinable()) {
-    loop_->stop();
-    loop_thread_.join();
-  }
+  auto end = [](EventLoop& loop, std::thread& thread) {
+    if (!thread.joinable()) return;
+    loop.stop();
+    thread.join();
+  };
+  for (Loop& each : more_loops_) end(*each.loop, each.thread);
+  end(*loop_, loop_thread_);
 }
 
 std::unique_ptr<Timer> Machine::make_timer(std::function<void()> expired) {

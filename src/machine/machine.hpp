@@ -1,5 +1,5 @@
-// Machine: one virtual machine. Owns its RAM, spaces, devices, vCPU threads and the thread that
-// runs its timers and backends; run, pause, reset, save, load. board/ builds it from a Spec.
+// Machine: one virtual machine. Owns its RAM, spaces, devices, vCPU threads and the threads that
+// run its timers and backends; run, pause, reset, save, load. board/ builds it from a Spec.
 //
 // Threading: building and lifecycle calls come from one thread (the VM process's main thread).
 // Guest requests (power off, reset...) park the vCPUs and are picked up there with wait_request().
@@ -30,6 +30,8 @@ class Machine final : public Surroundings, public Control {
   Space& memory_space() { return memory_space_; }
   std::mutex& lock() { return lock_; }  ///< the board lock
   EventLoop& loop() { return *loop_; }
+  /// One more, with a thread of its own, for a backend that may block. Before power_on().
+  Result<EventLoop*> add_loop(std::string name);
   HostClock& host_clock() { return clock_; }
   unsigned cpus() const { return static_cast<unsigned>(cpus_.size()); }
   VcpuThread& cpu(unsigned index) { return *cpus_[index]; }
@@ -108,8 +110,14 @@ class Machine final : public Surroundings, public Control {
   std::unique_ptr<memory::GuestMemory> memory_;
   std::unique_ptr<Engine> engine_;
   Space ports_, memory_space_;
+  struct Loop {
+    std::string name;  ///< of the thread
+    std::unique_ptr<EventLoop> loop;
+    std::thread thread;
+  };
   std::unique_ptr<EventLoop> loop_;
   std::thread loop_thread_;
+  std::vector<Loop> more_loops_;
   std::vector<std::shared_ptr<void>> kept_;
   std::vector<std::unique_ptr<Device>> devices_;
   std::vector<std::function<void()>> quiesce_, wake_;

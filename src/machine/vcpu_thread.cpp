@@ -226,6 +226,8 @@ bool VcpuThread::wait_for_wake() {
   }
   std::optional<Nanos> deadline;
   if (run_ == RunState::halted && interruptible_) deadline = lapic_->timer_deadline();
+  Nanos began = HostClock::monotonic();
+  if (poll_for_wake(began)) return false;
   std::unique_lock guard(mutex_);
   sleeping_ = true;
   auto awake = [&] { return events_.load() || want_park_ || want_stop_; };
@@ -236,6 +238,20 @@ bool VcpuThread::wait_for_wake() {
     changed_.wait(guard, awake);
   }
   sleeping_ = false;
+  bool soon = HostClock::monotonic() - began < kLongestPoll;
+  poll_ = soon ? std::clamp(2 * poll_, kLongestPoll / 4, kLongestPoll) : 0;
+  return false;
+}
+
+// To fall asleep and be woken takes longer than a disk or a network needs to answer. So who was
+// woken soon the last time looks for a while first; who slept long does not.
+bool VcpuThread::poll_for_wake(Nanos began) const {
+  static const bool alone = std::thread::hardware_concurrency() < 2;
+  if (poll_ == 0 || alone) return false;
+  do {
+    if (events_.load(std::memory_order_relaxed)) return true;
+    __builtin_ia32_pause();
+  } while (HostClock::monotonic() - began < poll_);
   return false;
 }
 

@@ -65,7 +65,8 @@ class VcpuThread final : public VcpuPort {
   void main();
   bool step();  ///< false: the thread ends
   void take_events(u32 events);
-  bool wait_for_wake();  ///< while halted; true if it may run
+  bool wait_for_wake();
+  bool poll_for_wake(Nanos began) const;  ///< while halted; true if it may run
   void dispatch(Exit exit);
   void access(const Mmio& mmio);
   void settle();  ///< completes an instruction that waits for a device, before parking
@@ -77,6 +78,8 @@ class VcpuThread final : public VcpuPort {
   std::thread thread_;
 
   std::atomic<u32> events_{0};
+  static constexpr Nanos kLongestPoll = 50'000;
+  Nanos poll_ = 0;  ///< how long to look for an event before sleeping
   std::atomic<u8> sipi_vector_{0};
   RunState run_ =
       RunState::running;   ///< engines without LAPIC; the vCPU's thread, or anybody while parked

@@ -57,6 +57,9 @@ class Disk {
     return -1;
   }
 
+  /// The descriptor's requests go through the host's page cache.
+  virtual bool cached() const { return false; }
+
   Result<> read(u64 offset, std::span<u8> to);
   Result<> write(u64 offset, std::span<const u8> from);
 

@@ -1,11 +1,33 @@
 #include "storage/disk_worker.hpp"
 
+#include <linux/magic.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
+
 #include <algorithm>
+#include <climits>
+
+#include "base/clock.hpp"
+#include "storage/file.hpp"
 
 namespace skerry::storage {
 
+namespace {
+
+constexpr u64 kAtOnce = 256 * KiB;  // more is copied side by side with other requests
+constexpr Nanos kLong = 2'000'000;  // a write that took longer waited for the disk
+constexpr unsigned kWritesElsewhere = 64;
+
+}  // namespace
+
 DiskWorker::DiskWorker(Disk& disk, std::function<void()> done, std::unique_ptr<DiskRing> ring)
-    : disk_(disk), done_(std::move(done)), ring_(std::move(ring)) {}
+    : disk_(disk), done_(std::move(done)), ring_(std::move(ring)) {
+  if (!ring_ || !disk_.cached()) return;
+  cached_ = true;
+  struct statfs where {};
+  int fd = disk_.descriptor(0, {});
+  in_memory_ = fd >= 0 && ::fstatfs(fd, &where) == 0 && where.f_type == TMPFS_MAGIC;
+}
 
 DiskWorker::~DiskWorker() {
   wait_idle();
@@ -19,11 +41,9 @@ DiskWorker::~DiskWorker() {
 
 void DiskWorker::submit(Job job) {
   job.number = submitted_++;
-  if (ring_) {
-    int fd = disk_.descriptor(job.offset, job.memory);
-    if (fd >= 0 && ring_->prepare(job, fd)) return;
-  }
-  give_to_thread(std::move(job));
+  if (!ring_ || disk_.descriptor(job.offset, job.memory) < 0) return give_to_thread(std::move(job));
+  std::lock_guard guard(mutex_);
+  prepared_.push_back(std::move(job));
 }
 
 void DiskWorker::give_to_thread(Job job) {
@@ -36,13 +56,52 @@ void DiskWorker::give_to_thread(Job job) {
   wake_.notify_one();
 }
 
-bool DiskWorker::begin() {
-  if (!ring_) return false;
+// Without waiting for anything but memory; a write may have to wait for the host's disk after all,
+// if there is too much in the cache that is not on it.
+bool DiskWorker::done_now(const Job& job, int fd) {
+  if (!cached_ || job.durable || job.memory.size() > IOV_MAX) return false;
+  u64 length = length_of(job.memory);
+  if (length > kAtOnce) return false;
+  int parts = static_cast<int>(job.memory.size());
+  auto offset = static_cast<off_t>(job.offset);
+  if (job.op == Op::read) {
+    ssize_t n = ::preadv2(fd, job.memory.data(), parts, offset, in_memory_ ? 0 : RWF_NOWAIT);
+    return n >= 0 && static_cast<u64>(n) == length;
+  }
+  if (job.op != Op::write) return false;
+  if (no_writes_now_ > 0) return --no_writes_now_, false;
+  Nanos began = HostClock::monotonic();
+  ssize_t n = ::pwritev(fd, job.memory.data(), parts, offset);
+  if (HostClock::monotonic() - began > kLong) no_writes_now_ = kWritesElsewhere;
+  return n >= 0 && static_cast<u64>(n) == length;
+}
+
+// True: something is done. With beginning_ held.
+bool DiskWorker::begin_prepared() {
+  std::vector<Job> jobs;
+  {
+    std::lock_guard guard(mutex_);
+    jobs.swap(prepared_);
+  }
   std::vector<DiskRing::Ended> ended;
+  for (Job& job : jobs) {
+    int fd = disk_.descriptor(job.offset, job.memory);
+    if (done_now(job, fd)) {
+      ended.push_back({std::move(job), true});
+    } else if (!ring_->prepare(job, fd)) {
+      give_to_thread(std::move(job));
+    }
+  }
   ring_->enter(ended);
   if (ended.empty()) return false;
   sort_out(std::move(ended));
   return true;
+}
+
+bool DiskWorker::begin() {
+  if (!ring_) return false;
+  std::lock_guard guard(beginning_);
+  return begin_prepared();
 }
 
 // Threads do again what the ring could not do.
@@ -71,6 +130,8 @@ std::vector<DiskWorker::Done> DiskWorker::take() {
 
 void DiskWorker::wait_idle() {
   if (ring_) {
+    std::lock_guard guard(beginning_);
+    begin_prepared();
     std::vector<DiskRing::Ended> ended;
     ring_->drain(ended);
     sort_out(std::move(ended));

@@ -1,5 +1,6 @@
-// DiskWorker: makes a Disk asynchronous: by io_uring for what is the plain bytes of a file, else
-// with a few threads of its own.
+// DiskWorker: makes a Disk asynchronous: what the host has in its page cache is done at once by
+// whoever calls begin(), the rest by io_uring where it is the plain bytes of a file, and by a few
+// threads of its own where it is not.
 //
 // Jobs run side by side and end in any order; a flush covers every write that was done when it was
 // submitted. Any thread may call; memory that a job names stays valid until its Done was taken.
@@ -52,11 +53,18 @@ class DiskWorker {
   Result<> perform(const Job& job);
   void give_to_thread(Job job);
   void sort_out(std::vector<DiskRing::Ended> ended);
+  bool done_now(const Job& job, int fd);
+  bool begin_prepared();
 
   Disk& disk_;
   std::function<void()> done_;
   std::unique_ptr<DiskRing> ring_;
+  std::mutex beginning_;        ///< held while jobs are begun, and done at once; before mutex_
+  bool cached_ = false;         ///< some can be done at once
+  bool in_memory_ = false;      ///< all can: the file is in a file system that is the host's memory
+  unsigned no_writes_now_ = 0;  ///< so many more go to the ring, since one took long
   std::mutex mutex_;
+  std::vector<Job> prepared_;
   std::condition_variable wake_, idle_;
   std::deque<Job> jobs_;
   std::vector<Done> finished_;

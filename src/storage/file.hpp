@@ -74,6 +74,7 @@ class HostFile final : public File {
     return direct_ && !aligned(offset, memory) ? -1 : fd_.get();
   }
 
+  bool direct() const { return direct_; }
   bool block_device() const { return block_device_; }
   /// As readv, but the number of bytes that were there before the end of the file.
   Result<u64> read_some(u64 offset, std::span<const iovec> to);

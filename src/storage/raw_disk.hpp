@@ -38,6 +38,7 @@ class RawDisk final : public Disk {
   int descriptor(u64 offset, std::span<const iovec> memory) const override {
     return readonly_ && memory.empty() ? -1 : file_->descriptor(offset, memory);
   }
+  bool cached() const override { return !file_->direct(); }
 
  private:
   RawDisk() = default;
