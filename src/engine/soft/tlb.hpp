@@ -61,7 +61,7 @@ struct RegionFilter {
 
 /// Translations of one address space under one privilege.
 struct Instance {
-  static constexpr u32 kEntries = 1024;
+  static constexpr u32 kEntries = 4096;
   static constexpr u32 kJumps = 32768;
 
   std::array<TlbEntry, kEntries> entry;

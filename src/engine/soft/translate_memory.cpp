@@ -167,14 +167,14 @@ void Translator::linear_address(const Insn& insn, const isa::Memory& m, u16 at, 
 
 // kT0: the address. Leaves its place in its page in kT0 and the entry's offset in kT1.
 void Translator::look_up(u32 size, bool write, u32 site) {
-  static_assert(sizeof(TlbEntry) == 32 && Instance::kEntries == 1024);
+  static_assert(sizeof(TlbEntry) == 32);
   if (bmi2_) {
     hot_.rorx(kT1, kT0, 7);
   } else {
     hot_.mov(kT1, kT0, false);
     hot_.shift_imm(5, kT1, 7, false);
   }
-  hot_.alu_imm(4, kT1, 0x7fe0, false);
+  hot_.alu_imm(4, kT1, (Instance::kEntries - 1) * 32, false);
   hot_.sub_mem(kT0, {kBase, kT1, 0, write ? at::kTlbWrite : at::kTlbRead});
   hot_.alu_imm(7, kT0, static_cast<i32>(4096 - size));
   colds_.push_back({write ? Cold::slow_write : Cold::slow_read, hot_.jcc32(cA).at, site});
