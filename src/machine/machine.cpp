@@ -130,6 +130,11 @@ Result<EventLoop*> Machine::add_loop(std::string name) {
   return more_loops_.back().loop.get();
 }
 
+void Machine::run_loops_once() {
+  loop_->run_once(0);
+  for (Loop& each : more_loops_) each.loop->run_once(0);
+}
+
 Result<> Machine::power_on() {
   TRY_VOID(load_boot_state());
   for (auto& quiesce : quiesce_) quiesce();  // paused, until resume()

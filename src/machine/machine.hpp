@@ -32,6 +32,8 @@ class Machine final : public Surroundings, public Control {
   EventLoop& loop() { return *loop_; }
   /// One more, with a thread of its own, for a backend that may block. Before power_on().
   Result<EventLoop*> add_loop(std::string name);
+  /// For whoever never calls power_on(): all loops, once, in the order of adding.
+  void run_loops_once();
   HostClock& host_clock() { return clock_; }
   unsigned cpus() const { return static_cast<unsigned>(cpus_.size()); }
   VcpuThread& cpu(unsigned index) { return *cpus_[index]; }

@@ -50,7 +50,7 @@ void DiskWorker::give_to_thread(Job job) {
   {
     std::lock_guard guard(mutex_);
     jobs_.push_back(std::move(job));
-    if (waiting_ < jobs_.size() && threads_.size() < kThreads)
+    if (waiting_ < jobs_.size() && threads_.size() < most_threads_)
       threads_.emplace_back([this] { run(); });
   }
   wake_.notify_one();

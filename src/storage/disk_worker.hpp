@@ -19,7 +19,7 @@ namespace skerry::storage {
 
 class DiskWorker {
  public:
-  static constexpr unsigned kThreads = 4;  ///< started as jobs wait for one
+  static constexpr unsigned kThreads = 4;  ///< at most; started as jobs wait for one
 
   using Job = DiskJob;
   using Op = DiskJob::Op;
@@ -35,6 +35,8 @@ class DiskWorker {
   /// Finishes what was submitted.
   ~DiskWorker();
 
+  /// With one thread and no ring, jobs end in the order of submit(). Before the first of them.
+  void set_threads(unsigned most) { most_threads_ = most; }
   void submit(Job job);
   /// Begins what was submitted and has not begun by itself. Whoever submits calls it soon after;
   /// may do the work, so no lock that others need is held. True: take() has something, which is not
@@ -57,6 +59,7 @@ class DiskWorker {
   bool begin_prepared();
 
   Disk& disk_;
+  unsigned most_threads_ = kThreads;
   std::function<void()> done_;
   std::unique_ptr<DiskRing> ring_;
   std::mutex beginning_;        ///< held while jobs are begun, and done at once; before mutex_

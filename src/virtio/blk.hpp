@@ -52,6 +52,8 @@ class Blk final : public VirtioDevice {
       std::unique_ptr<storage::DiskRing> ring = nullptr);
   ~Blk() override;
 
+  /// DiskWorker::set_threads().
+  void set_threads(unsigned most) { worker_.set_threads(most); }
   /// Makes the disk larger, in bytes, and tells the driver. Blocks while the image changes, without
   /// the board lock, which the caller does not hold either. One call at a time.
   Result<> resize(u64 bytes);

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "engine/soft/engine.hpp"
+#include "virtio/blk.hpp"
 
 namespace skerry::lockstep {
 
@@ -114,6 +115,7 @@ Result<std::unique_ptr<Side>> Side::create(const Setup& setup, schema::EngineCho
   spec.consoles.clear();
   for (schema::DiskSpec& disk : spec.disks) {
     side->disks_.push_back(TRY(copy_of(disk.path)));
+    disk.aio = schema::DiskAio::threads;
     disk.path = fmt::format("/proc/self/fd/{}", side->disks_.back().get());
   }
   auto inner = TRY(soft::create_engine());
@@ -123,6 +125,8 @@ Result<std::unique_ptr<Side>> Side::create(const Setup& setup, schema::EngineCho
             [s](std::span<const u8> bytes) { s->output_.append(bytes.begin(), bytes.end()); },
             [] {}};
       }));
+  // When the host has done one request before another, or both, must make no difference.
+  for (virtio::Blk* disk : side->board_->disks()) disk->set_threads(1);
   // Its clock stands still for ever and is set by hand; its threads are never started.
   machine::Machine& m = side->machine();
   m.host_clock().set(0);
@@ -130,7 +134,7 @@ Result<std::unique_ptr<Side>> Side::create(const Setup& setup, schema::EngineCho
   m.resume();
   m.host_clock().stop();
   m.host_clock().set(0);
-  m.loop().run_once(0);
+  m.run_loops_once();
   return side;
 }
 
@@ -257,7 +261,7 @@ void Side::event(Nanos skip) {
   clock_.advance_to(static_cast<Nanos>(position()) + skipped_);
   host_.wall = clock_.wall();
   m.host_clock().set(clock_.now());
-  m.loop().run_once(0);
+  m.run_loops_once();
   if (!disks_.empty()) {
     // Pausing waits for requests in flight.
     vcpu_->deaf = true;
@@ -268,7 +272,7 @@ void Side::event(Nanos skip) {
     m.host_clock().set(clock_.now());
     vcpu_->kicked = kicked;
     vcpu_->deaf = false;
-    m.loop().run_once(0);
+    m.run_loops_once();
   }
   give_input();
   m.cpu(0).lapic()->run_timer();
