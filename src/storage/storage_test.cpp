@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <algorithm>
 
 #include <atomic>
 #include <cstdlib>
@@ -153,6 +154,22 @@ TEST(DiskWorker, DoesJobsAndTells) {
   worker.submit({6, DiskWorker::Op::read, 0, {part(b)}, false, {}});
   worker.wait_idle();
   EXPECT_EQ(b, std::string(512, 0));
+}
+
+TEST(DiskWorker, with_one_thread_jobs_end_in_order) {
+  TempFile file(4 * MiB);
+  auto disk = RawDisk::open(file.path, {}).value();
+  std::string large(4 * MiB, 'a'), small(512, 'b');
+  DiskWorker worker(*disk, [] {});
+  worker.set_threads(1);
+  std::vector<u64> ended;
+  for (u64 round = 0; round < 20; ++round) {
+    for (u64 i = 0; i < 4; ++i)
+      worker.submit({4 * round + i, DiskWorker::Op::read, 0, {part(i ? small : large)}, false, {}});
+    while (ended.size() < 4 * (round + 1))
+      for (const auto& done : worker.take()) ended.push_back(done.job.token);
+  }
+  EXPECT_TRUE(std::is_sorted(ended.begin(), ended.end()));
 }
 
 struct DiskRings : testing::TestWithParam<bool> {
