@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <thread>
+
 #include <sys/epoll.h>
 
 #include "base/bits.hpp"
@@ -26,6 +28,54 @@ TEST(Result, carries_what_where_and_how_to_mend_it) {
   EXPECT_NE(open.error().message().find("/nonexistent/x"), std::string::npos);
   EXPECT_FALSE(open.error().hint.empty());
   EXPECT_EQ(Error(open.error()).in("disk 0").what.rfind("disk 0: ", 0), 0u);
+}
+
+TEST(EventLoop, WhatACallbackPostsNeedsNoWaking) {
+  ManualClock clock;
+  auto loop = std::move(EventLoop::create(clock)).value();
+  int depth = 0;
+  std::function<void()> again = [&] {
+    if (++depth < 3) loop->post(again);
+  };
+  loop->post(again);
+  for (int i = 1; i <= 3; ++i) {
+    loop->run_once(-1);   // would wait for ever
+    EXPECT_EQ(depth, i);  // one turn each: others have theirs in between
+  }
+  loop->run_once(0);
+  EXPECT_EQ(depth, 3);
+}
+
+TEST(EventLoop, AnEarlierTimerIsArmedAndALaterOneStillFires) {
+  HostClock clock;
+  auto loop = std::move(EventLoop::create(clock)).value();
+  std::vector<int> fired;
+  auto in = [&](Nanos milliseconds, int what) {
+    return loop->call_at(clock.now() + milliseconds * 1'000'000,
+                         [&fired, what] { fired.push_back(what); });
+  };
+  in(30, 3);
+  auto gone = in(2, 1);
+  EXPECT_TRUE(loop->cancel(gone));
+  in(10, 2);
+  for (int i = 0; i < 50 && fired.size() < 2; ++i) loop->run_once(1000);
+  EXPECT_EQ(fired, (std::vector<int>{2, 3}));
+}
+
+TEST(EventLoop, RunTakesWorkOfOtherThreadsWhetherItSleepsOrNot) {
+  HostClock clock;
+  auto loop = std::move(EventLoop::create(clock)).value();
+  std::atomic<int> done{0};
+  std::thread runner([&] { loop->run(); });
+  for (int i = 0; i < 2000; ++i) {
+    loop->post([&] { ++done; });
+    if (i % 100 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    while (i % 10 == 0 && done < i + 1) std::this_thread::yield();
+  }
+  while (done < 2000) std::this_thread::yield();
+  loop->stop();
+  runner.join();
+  EXPECT_EQ(done, 2000);
 }
 
 TEST(EventLoop, runs_posted_work_timers_in_order_and_watches) {

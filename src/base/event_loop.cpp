@@ -3,9 +3,14 @@
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
+#include <algorithm>
 #include <cerrno>
 
 namespace skerry {
+
+namespace {
+constexpr Nanos kLeastSpin = 8'000, kMostSpin = 50'000;
+}
 
 Result<std::unique_ptr<EventLoop>> EventLoop::create(const Clock& clock) {
   std::unique_ptr<EventLoop> loop(new EventLoop(clock));
@@ -48,7 +53,11 @@ void EventLoop::post(std::function<void()> work) {
     std::lock_guard lock(mutex_);
     posted_.push_back(std::move(work));
   }
-  signal_event(wake_.get());
+  if (thread_.load(std::memory_order_relaxed) == std::this_thread::get_id()) {
+    posted_here_ = true;
+  } else {
+    signal_event(wake_.get());
+  }
 }
 
 EventLoop::TimerId EventLoop::call_at(Nanos deadline, std::function<void()> work) {
@@ -72,18 +81,20 @@ bool EventLoop::cancel(TimerId id) {
 
 void EventLoop::reconsider_timers() {
   std::lock_guard lock(mutex_);
+  armed_.reset();
   arm_locked();
 }
 
+/// An earlier time than is needed does no harm: nothing is due then, and it is set anew.
 void EventLoop::arm_locked() {
+  if (timers_.empty()) return;
+  Nanos first = timers_.begin()->first.first;
+  if (armed_ && *armed_ <= first) return;
+  Nanos wait = std::max<Nanos>(first - clock_.now(), 1);
   itimerspec spec{};
-  if (!timers_.empty()) {
-    Nanos wait = timers_.begin()->first.first - clock_.now();
-    if (wait < 1) wait = 1;
-    spec.it_value = {static_cast<time_t>(wait / 1'000'000'000),
-                     static_cast<long>(wait % 1'000'000'000)};
-  }
-  ::timerfd_settime(timer_.get(), 0, &spec, nullptr);
+  spec.it_value = {static_cast<time_t>(wait / 1'000'000'000),
+                   static_cast<long>(wait % 1'000'000'000)};
+  if (::timerfd_settime(timer_.get(), 0, &spec, nullptr) == 0) armed_ = first;
 }
 
 void EventLoop::run_due() {
@@ -104,24 +115,31 @@ void EventLoop::run_due() {
   }
 }
 
-void EventLoop::run_once(int timeout_ms) {
-  epoll_event events[32];
-  int n = ::epoll_wait(epoll_.get(), events, std::size(events), timeout_ms);
-  for (int i = 0; i < n; ++i) {
-    int fd = events[i].data.fd;
+void EventLoop::run_posted() {
+  std::vector<std::function<void()>> work;
+  posted_here_ = false;
+  {
+    std::lock_guard lock(mutex_);
+    work.swap(posted_);
+  }
+  for (auto& w : work) w();
+}
+
+void EventLoop::dispatch(std::span<const epoll_event> events) {
+  thread_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+  bool posted = false;
+  for (const epoll_event& event : events) {
+    int fd = event.data.fd;
     if (fd == timer_.get()) {
       u64 expirations;
       [[maybe_unused]] ssize_t got = ::read(fd, &expirations, sizeof expirations);
-      continue;  // run_due() below
+      std::lock_guard lock(mutex_);
+      armed_.reset();  // run_due() below
+      continue;
     }
     if (fd == wake_.get()) {
       drain_event(fd);
-      std::vector<std::function<void()>> work;
-      {
-        std::lock_guard lock(mutex_);
-        work.swap(posted_);
-      }
-      for (auto& w : work) w();
+      posted = true;
       continue;
     }
     std::shared_ptr<Watch> watch;
@@ -129,13 +147,50 @@ void EventLoop::run_once(int timeout_ms) {
       std::lock_guard lock(mutex_);
       if (auto it = watches_.find(fd); it != watches_.end()) watch = it->second;
     }
-    if (watch) watch->ready(events[i].events);
+    if (watch) watch->ready(event.events);
   }
+  if (posted || posted_here_) run_posted();
   run_due();
+  thread_.store(std::thread::id(), std::memory_order_relaxed);
+}
+
+void EventLoop::run_once(int timeout_ms) {
+  epoll_event events[32];
+  int n = ::epoll_wait(epoll_.get(), events, std::size(events), posted_here_ ? 0 : timeout_ms);
+  dispatch({events, static_cast<size_t>(std::max(n, 0))});
+}
+
+// How long to look is doubled when something came soon after it had given up, and halved when not:
+// a quiet loop does not look at all.
+int EventLoop::wait(std::span<epoll_event> events) {
+  auto poll = [&](int timeout) {
+    return ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeout);
+  };
+  if (posted_here_) return poll(0);
+  Nanos began = HostClock::monotonic();
+  if (spin_ > 0) {
+    do {
+      if (int n = poll(0)) return n;
+    } while (HostClock::monotonic() - began < spin_);
+  }
+  int n = poll(-1);
+  bool soon = HostClock::monotonic() - began <= kMostSpin;
+  spin_ = soon ? std::clamp<Nanos>(2 * spin_, kLeastSpin, kMostSpin) : spin_ / 2;
+  if (spin_ < kLeastSpin) spin_ = 0;
+  return n;
 }
 
 void EventLoop::run() {
-  while (!stopping_.load(std::memory_order_acquire)) run_once(-1);
+  static const bool alone = std::thread::hardware_concurrency() < 2;
+  epoll_event events[32];
+  while (!stopping_.load(std::memory_order_acquire)) {
+    if (alone) {
+      run_once(-1);
+      continue;
+    }
+    int n = wait(events);
+    dispatch({events, static_cast<size_t>(std::max(n, 0))});
+  }
   stopping_ = false;
 }
 

@@ -2,6 +2,9 @@
 //
 // post(), call_at(), cancel() and stop() may be called from any thread; callbacks run on the thread
 // in run(). A callback may add or remove watches and timers, its own included.
+//
+// Before it sleeps, run() looks for some microseconds whether something comes, as long as that has
+// just been worth while: waking a thread takes longer than most of what it is woken for.
 #pragma once
 
 #include <atomic>
@@ -9,10 +12,15 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <span>
+#include <thread>
 #include <vector>
 
 #include "base/clock.hpp"
 #include "base/fd.hpp"
+
+struct epoll_event;
 
 namespace skerry {
 
@@ -47,6 +55,9 @@ class EventLoop {
 
  private:
   explicit EventLoop(const Clock& clock) : clock_(clock) {}
+  int wait(std::span<epoll_event> events);
+  void dispatch(std::span<const epoll_event> events);
+  void run_posted();
   void run_due();
 
   struct Watch {
@@ -59,9 +70,13 @@ class EventLoop {
   std::mutex mutex_;  ///< guards what follows; never held while a callback runs
   std::map<int, std::shared_ptr<Watch>> watches_;
   std::vector<std::function<void()>> posted_;
+  std::atomic<bool> posted_here_{false};   ///< by a callback: nobody needs waking
+  std::atomic<std::thread::id> thread_{};  ///< that dispatches now
   std::map<std::pair<Nanos, TimerId>, std::function<void()>> timers_;
   std::map<TimerId, Nanos> deadlines_;
   TimerId next_timer_ = 1;
+  std::optional<Nanos> armed_;  ///< the deadline that timer_ stands at
+  Nanos spin_ = 0;              ///< how long run() looks before it sleeps
   void arm_locked();
 };
 
