@@ -93,7 +93,7 @@ Code hpet_device() {
 // where the 16 bytes are, a notification 0x80 that they changed.
 Code vm_generation() {
   return device("VGEN",
-                concat({name("_HID", string("SKRYVGEN")), name("_CID", string("VM_Gen_Counter")),
+                concat({name("_HID", string("SKRY0001")), name("_CID", string("VM_Gen_Counter")),
                         name("_DDN", string("VM_Gen_Counter")), name("_STA", integer(15)),
                         name("ADDR", package({integer(kVmGeneration & 0xffff'ffff),
                                               integer(kVmGeneration >> 32)}))}));

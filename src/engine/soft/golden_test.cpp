@@ -39,6 +39,9 @@ struct Case {
   const char *name, *what, *bytes;
   u8 bits = 64;
 };
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.what;
+}
 
 // clang-format off
 constexpr Case kCases[] = {
