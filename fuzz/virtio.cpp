@@ -11,6 +11,7 @@
 #include "virtio/blk.hpp"
 #include "virtio/console.hpp"
 #include "virtio/fake_driver.hpp"
+#include "virtio/fake_fs.hpp"
 #include "virtio/fake_port.hpp"
 #include "virtio/fake_streams.hpp"
 #include "virtio/net.hpp"
@@ -160,6 +161,24 @@ void host_input(VirtioDevice&, std::span<const u8> bytes, std::mutex& lock) {
     case 3: (void)!::recv(program.get(), sink, sizeof sink, MSG_DONTWAIT); break;
     default: (void)!::send(program.get(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
   }
+}
+#elif defined(SKERRY_FUZZ_fs)
+constexpr unsigned kQueues = 2, kGoodQueue = 1;
+constexpr u8 kGoodRequest = 0;
+FakeFs* backend = nullptr;
+std::unique_ptr<VirtioDevice> make(Rig& rig) {
+  auto owned = std::make_unique<FakeFs>();
+  backend = owned.get();
+  return std::make_unique<Fs>("device", rig.environment(), "tag", true, std::move(owned));
+}
+/// virtiofsd answers, or ends.
+void host_input(VirtioDevice&, std::span<const u8> bytes, std::mutex& lock) {
+  if (bytes.size() == 1) backend->up = backend->up && bytes[0] != 0;
+  backend->broken = bytes.size() == 2;
+  (void)backend->answer({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  lock.unlock();
+  backend->ready();
+  lock.lock();
 }
 #elif defined(SKERRY_FUZZ_balloon)
 constexpr unsigned kQueues = 4, kGoodQueue = 0;

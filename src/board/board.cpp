@@ -7,6 +7,7 @@
 #include "board/loader.hpp"
 #include "board/mptable.hpp"
 #include "board/net_ports.hpp"
+#include "board/shared_folder.hpp"
 #include "board/smbios.hpp"
 #include "board/wiring.hpp"
 #include "devices/acpi_pm.hpp"
@@ -397,6 +398,9 @@ Result<> Board::Parts::add_virtio() {
     TRY_VOID(
         add_function(std::make_unique<virtio::Ports>("channels", environment, std::move(ports))));
   }
+  for (size_t i = 0; i < spec.shares.size(); ++i)
+    TRY_VOID(
+        add_function(TRY(share_folder(fmt::format("share{}", i), spec.shares[i], environment))));
   if (!spec.vsock.empty())
     TRY_VOID(add_function(
         std::make_unique<virtio::Vsock>("vsock0", environment, spec.vsock.cid,

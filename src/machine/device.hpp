@@ -32,6 +32,8 @@ class Device {
   /// Unique in its machine and stable over versions: the section name of its state. "uart0".
   virtual std::string name() const = 0;
   virtual void reset() = 0;
+  /// Why a machine with it cannot be saved, if it cannot.
+  virtual Result<> can_save() const { return {}; }
   virtual void save(state::Image& image) const = 0;
   /// Nothing changes unless all of it is good. Restores outputs (lines, timers) as well.
   virtual Result<> load(const state::Image& image) = 0;

@@ -255,6 +255,7 @@ Result<state::Image> Machine::save(bool ram) {
   // A timer of a device may just be expiring: under the lock, its interrupt is either still the
   // device's or already in a LAPIC.
   std::lock_guard guard(lock_);
+  for (auto& device : devices_) TRY_VOID(device->can_save());
   for (unsigned i = 0; i < cpus(); ++i) {
     CpuState state;
     TRY_VOID(cpus_[i]->save(state));

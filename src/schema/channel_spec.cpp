@@ -10,6 +10,8 @@ constexpr size_t kMaxPortSuffix = 11;   // "_4294967295"
 
 constexpr size_t kMaxChannels = 8;  // virtio::Ports
 constexpr size_t kMaxName = 63;
+constexpr size_t kMaxShares = 8;
+constexpr size_t kMaxTag = 36;  // virtio 1.2 5.11.4
 
 Result<> validate_vsock(const VsockSpec& v) {
   if (v.empty()) return {};
@@ -45,6 +47,17 @@ Result<> validate_channel(const ChannelSpec& c) {
   return {};
 }
 
+Result<> validate_share(const ShareSpec& s) {
+  if (s.tag.empty() || s.tag.size() > kMaxTag || s.tag.find_first_of("/\n") != s.tag.npos)
+    return fail_hint(fmt::format("use 1 to {} bytes without '/'", kMaxTag), "share: '{}' is no tag",
+                     s.tag);
+  if (s.path.empty()) return fail_hint("add path=DIR", "share {}: no folder is given", s.tag);
+  if (s.path.find(',') != s.path.npos)
+    return fail_hint("share a link to it, or rename it",
+                     "share {}: virtiofsd takes no path with a comma", s.tag);
+  return {};
+}
+
 }  // namespace
 
 Result<> validate_channels(const MachineSpec& spec) {
@@ -61,6 +74,14 @@ Result<> validate_channels(const MachineSpec& spec) {
         return fail_hint("give each a socket of its own", "{} is the socket of two channels",
                          channels[i].socket);
     }
+  }
+  if (spec.shares.size() > kMaxShares) return fail("more than {} shares", kMaxShares);
+  for (size_t i = 0; i < spec.shares.size(); ++i) {
+    TRY_VOID(validate_share(spec.shares[i]));
+    for (size_t j = 0; j < i; ++j)
+      if (spec.shares[j].tag == spec.shares[i].tag)
+        return fail_hint("give each a tag of its own", "two shares have the tag {}",
+                         spec.shares[i].tag);
   }
   return {};
 }

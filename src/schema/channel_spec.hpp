@@ -1,6 +1,7 @@
 // ChannelSpec and others: what leads from a guest to programs of the host, but for the network.
 #pragma once
 
+#include <array>
 #include <string>
 #include <vector>
 
@@ -42,6 +43,30 @@ struct ChannelSpec {
             s.socket);
   }
   bool operator==(const ChannelSpec&) const = default;
+};
+
+/// How virtiofsd confines itself; `chroot` is for containers.
+enum class ShareSandbox : u8 { namespace_, chroot };
+constexpr std::array<std::string_view, 2> enum_names(ShareSandbox) {
+  return {"namespace", "chroot"};
+}
+
+/// A folder of the host: `--share tag=home,path=/home`.
+struct ShareSpec {
+  std::string tag, path;
+  bool readonly = false;
+  ShareSandbox sandbox = ShareSandbox::namespace_;
+
+  static void describe(auto& s, auto& v) {
+    v.field(
+        {.name = "tag", .doc = "what the guest mounts it by", .value = "NAME", .required = true},
+        s.tag);
+    v.field({.name = "path", .doc = "the folder", .value = "DIR", .required = true}, s.path);
+    v.field({.name = "readonly", .doc = "the guest cannot change anything in it"}, s.readonly);
+    v.field({.name = "sandbox", .doc = "how virtiofsd confines itself; chroot: in a container"},
+            s.sandbox);
+  }
+  bool operator==(const ShareSpec&) const = default;
 };
 
 struct MachineSpec;

@@ -137,6 +137,7 @@ struct MachineSpec {
   std::vector<SerialSpec> consoles;
   std::vector<ChannelSpec> channels;
   VsockSpec vsock;
+  std::vector<ShareSpec> shares;
   bool balloon = false;
   CloudInitSpec cloud_init;
   std::vector<std::string> ssh_keys;  ///< files of public keys
@@ -159,7 +160,8 @@ struct MachineSpec {
     v.field({.name = "initrd", .doc = "Linux initial RAM disk", .value = "FILE"}, s.initrd);
     v.field({.name = "append", .doc = "kernel command line"}, s.append);
     v.field({.name = "boot_from_disk",
-             .doc = "boot what the boot loader on the first disk would, or the newest kernel there (ext4)"},
+             .doc = "boot what the boot loader on the first disk would, or the newest kernel there "
+                    "(ext4)"},
             s.boot_from_disk);
     v.field({.name = "modules", .doc = "Multiboot module; may be repeated", .option = "module"},
             s.modules);
@@ -200,6 +202,10 @@ struct MachineSpec {
              .doc = "stream sockets between guest and host, as unix sockets",
              .value = "cid=N,socket=PATH"},
             s.vsock);
+    v.field({.name = "shares",
+             .doc = "folder of the host that the guest mounts (virtiofs); may be repeated",
+             .option = "share"},
+            s.shares);
     v.field({.name = "balloon",
              .doc = "a memory balloon: the guest's free memory goes back to the host, and "
                     "`skerry ctl PATH balloon` takes more"},

@@ -34,6 +34,7 @@ MachineSpec full() {
   s.control = "unix:/tmp/c";
   s.balloon = true;
   s.channels = {{"p", "/p"}};
+  s.shares = {{"t", "/d", true, ShareSandbox::chroot}};
   s.vsock = {5, "/v"};
   s.rng_rate = {4096};
   s.on_panic = PanicPolicy::pause;

@@ -6,6 +6,7 @@
 #include "virtio/blk.hpp"
 #include "virtio/console.hpp"
 #include "virtio/fake_driver.hpp"
+#include "virtio/fake_fs.hpp"
 #include "virtio/fake_port.hpp"
 #include "virtio/fake_streams.hpp"
 #include "virtio/net.hpp"
@@ -54,6 +55,12 @@ inline const Kind kKinds[] = {
        return std::make_unique<Ports>("channels", rig.environment(), std::move(ports));
      },
      1, 'x'},
+    {"fs",
+     [](Rig& rig) -> std::unique_ptr<VirtioDevice> {
+       return std::make_unique<Fs>("share0", rig.environment(), "tag", true,
+                                   std::make_unique<FakeFs>());
+     },
+     1, 0},
     {"vsock",
      [](Rig& rig) -> std::unique_ptr<VirtioDevice> {
        return std::make_unique<Vsock>("vsock0", rig.environment(), 3,

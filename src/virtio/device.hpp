@@ -62,6 +62,8 @@ class VirtioDevice {
 
   /// Back to the state after power-on. Only while inactive.
   virtual void reset() = 0;
+  /// Why a machine with this device cannot be saved, if it cannot.
+  virtual Result<> can_save() const { return {}; }
   virtual void save(state::Image& image) const = 0;
   /// All or nothing. May be called while active; the transport then deactivates and activates
   /// again.

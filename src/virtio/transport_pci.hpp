@@ -36,6 +36,7 @@ class TransportPci final : public pci::Function {
   ~TransportPci() override;
 
   void reset() override;
+  Result<> can_save() const override { return device_->can_save(); }
   /// quiesce() comes before.
   void save(state::Image& image) const override;
   Result<> load(const state::Image& image) override;
