@@ -70,7 +70,7 @@ ALL = [
               "epoll"),
     *programs("smp", "smp", "atomic psort independent"),
     *programs("smp", "smp", "mutex futex spin shootdown", more=3),
-    *programs("io", "io", "rand_read_1 rand_write_1 rand_read_32 rand_write_32 seq_read seq_write"),
+    *programs("io", "io", "rand_read_1 rand_write_1 rand_read_32 rand_write_32 seq_read seq_write", more=3),
 ]
 
 
@@ -90,7 +90,7 @@ def list_text(chosen, reps, budget_ms, timeout_s):
     """The file that workloads/runner.c reads."""
     lines = dict.fromkeys(f"preload\t{path}" for w in chosen for path in w.preload)
     for w in chosen:
-        lines["\t".join([w.kind, w.key, str(timeout_s), str(reps * w.more), str(budget_ms), *w.argv])] = None
+        lines["\t".join([w.kind, w.key, str(timeout_s), str(reps * w.more), str(budget_ms * w.more), *w.argv])] = None
     return "\n".join(lines) + "\n"
 
 
