@@ -95,6 +95,7 @@ def main():
              "--append", "console=ttyS0 quiet panic=-1", "--serial", "none", "--name", "web", "--balloon",
              "--disk", f"path={raw}", "--disk", f"path={qcow2},iops=1000", "--net", "user,link_down",
              "--control", f"unix:{path}"], stdin=subprocess.DEVNULL)
+        vm.began = time.monotonic()
         try:
             check(skerry, path, vm)
         finally:
@@ -225,6 +226,7 @@ def check(skerry, path, vm):
     watcher.event("state", state="running")
     status = client.result("status")
     assert (status["state"], status["name"], status["pid"]) == ("running", "web", vm.pid), status
+    assert 0 < status["time"] < 1e9 * (time.monotonic() - vm.began + 1), status
 
     console = Console(path, replay=65536)
     console.expect("# ")

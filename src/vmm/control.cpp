@@ -69,6 +69,7 @@ Result<std::unique_ptr<Control>> Control::listen(const std::string& path, Host h
 
 void Control::start(board::Board& board) {
   board_ = &board;
+  began_ = board.machine().clock().now();
   board.machine().on_device_event = [this](const std::string& device, std::string_view what) {
     device_event(device, what);
   };
@@ -164,7 +165,7 @@ Answer<schema::StatusAction::Response> Control::perform(schema::StatusAction, co
   r.cpus = machine.cpus();
   r.pid = static_cast<u32>(::getpid());
   r.memory = machine.memory().size();
-  r.time = static_cast<u64>(machine.clock().now());
+  r.time = static_cast<u64>(machine.clock().now() - began_);
   for (const board::Line& line : board_->lines()) r.lines.push_back(line.name);
   r.user = host_.spec.user;
   for (const std::string& key : host_.spec.ssh_keys) {
@@ -224,7 +225,7 @@ Answer<schema::StatisticsAction::Response> Control::perform(schema::StatisticsAc
   if (phase_ == Phase::running) NOT_DEBUGGED();
   schema::StatisticsAction::Response r;
   while_paused([&] {
-    Stats stats = read_stats(machine, 0);
+    Stats stats = read_stats(machine, began_);
     r.engine = stats.engine;
     r.time = static_cast<u64>(stats.guest_time);
     r.resident = stats.resident;

@@ -82,6 +82,7 @@ class Control {
 
   Host host_;
   board::Board* board_ = nullptr;
+  Nanos began_ = 0;  ///< the machine's clock when it was powered on
   std::atomic<schema::Phase> phase_{schema::Phase::paused};
   std::atomic<bool> brief_{false};  ///< within while_paused()
   mutable std::mutex mutex_;
