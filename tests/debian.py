@@ -161,7 +161,9 @@ def check(args, scratch):
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
     console = Console([args.skerry, "run", "--engine", args.engine, "--boot-from-disk", "--disk", f"path={disk}",
                        "--memory", "1G", "--hostname", "whole-debian", "--user", "ann", "--ssh-key", f"{key}.pub",
-                       "--net", "user,hostfwd=tcp:127.0.0.1:0-:22", "--control", f"unix:{scratch}/control"],
+                       "--net", "user,hostfwd=tcp:127.0.0.1:0-:22", "--control", f"unix:{scratch}/control",
+                       # As in run_guest.py.
+                       *(["--cpu", "x86-64-v2,-xsave"] if os.environ.get("SKERRY_LAB") else [])],
                       args.verbose)
     ssh = Ssh(args.skerry, f"{scratch}/control")
     wrong = []
@@ -215,7 +217,7 @@ def main():
         print("skipped: no OpenSSH client; apt-get install openssh-client")
         return SKIP
     try:
-        with tempfile.TemporaryDirectory(prefix="skerry-debian-", dir="/var/tmp") as scratch:
+        with tempfile.TemporaryDirectory(prefix="skerry-debian-", dir=os.environ.get("TMPDIR", "/var/tmp")) as scratch:
             return check(args, scratch)
     except Skipped as why:
         print(f"skipped: {why}")
