@@ -17,17 +17,24 @@ class HugePages {
  public:
   static constexpr u64 kPage = 2 * MiB;
 
-  HugePages() = default;
-  explicit HugePages(u64 size) : size_(align_up(size, kPage)) {
-    void* at = ::mmap(nullptr, size_ + kPage, PROT_READ | PROT_WRITE,
+  /// Address space of `size` bytes, whole small pages, that begins at a multiple of kPage; the
+  /// caller unmaps it. Null: there is none.
+  static u8* reserve(u64 size, int protection) {
+    void* at = ::mmap(nullptr, size + kPage, protection,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    SKERRY_CHECK(at != MAP_FAILED, "out of memory for the software engine");
+    if (at == MAP_FAILED) return nullptr;
     // Cut to alignment.
     u64 start = reinterpret_cast<u64>(at), aligned = align_up(start, kPage);
     if (aligned > start) ::munmap(at, aligned - start);
     u64 tail = start + kPage - aligned;
-    if (tail) ::munmap(reinterpret_cast<void*>(aligned + size_), tail);
-    base_ = reinterpret_cast<u8*>(aligned);
+    if (tail) ::munmap(reinterpret_cast<void*>(aligned + size), tail);
+    return reinterpret_cast<u8*>(aligned);
+  }
+
+  HugePages() = default;
+  explicit HugePages(u64 size) : size_(align_up(size, kPage)) {
+    base_ = reserve(size_, PROT_READ | PROT_WRITE);
+    SKERRY_CHECK(base_ != nullptr, "out of memory for the software engine");
     ::madvise(base_, size_, MADV_HUGEPAGE);  // a wish; small pages serve as well
   }
   HugePages(HugePages&& other) noexcept

@@ -15,6 +15,7 @@
 
 #include "base/fd.hpp"
 #include "engine/soft/arith.hpp"
+#include "engine/soft/huge_pages.hpp"
 #include "engine/soft/room.hpp"
 #include "engine/soft/thunk.hpp"
 #include "engine/soft/translator.hpp"
@@ -127,25 +128,12 @@ Jit::~Jit() {
 // Where the host allows it (transparent_hugepage/shmem_enabled), both begin at multiples of 2 MiB
 // and have huge pages: a guest's hot code is spread over more small ones than the host's TLB holds.
 bool Jit::map() {
-  constexpr u64 kHuge = 2 * MiB;
-  // Address space to put a mapping in.
-  auto room = [&]() -> u8* {
-    void* at = ::mmap(nullptr, size_ + kHuge, PROT_NONE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (at == MAP_FAILED) return nullptr;
-    u8* const begin = static_cast<u8*>(at);
-    u8* const aligned = reinterpret_cast<u8*>(align_up(reinterpret_cast<u64>(at), kHuge));
-    if (aligned != begin) ::munmap(begin, static_cast<u64>(aligned - begin));
-    if (const u64 behind = kHuge - static_cast<u64>(aligned - begin))
-      ::munmap(aligned + size_, behind);
-    return aligned;
-  };
-  if (u8* write = room()) {
+  if (u8* write = HugePages::reserve(size_, PROT_NONE)) {
     write_ = write;
     if (::mmap(write, size_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1,
                0) != MAP_FAILED) {
       ::madvise(write, size_, MADV_HUGEPAGE);
-      u8* run = room();
+      u8* run = HugePages::reserve(size_, PROT_NONE);
       if (run && ::mremap(write, 0, size_, MREMAP_MAYMOVE | MREMAP_FIXED, run) != MAP_FAILED)
         run_ = run;
     }
