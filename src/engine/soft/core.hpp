@@ -205,6 +205,8 @@ struct Cpu::Core {
   std::atomic<u64> flush_posted{0}, flush_done{0};
   std::mutex flush_mutex;
   std::vector<u64> flush_pages;  ///< host pages, 0 for all; with flush_mutex
+  /// Any thread. It is served when flush_done has reached what this returns.
+  u64 post_flush(u64 host_page);
   void serve_flush();
 
   // ---- time

@@ -20,14 +20,7 @@ void Shared::flush_writes(Cpu::Core* self, u64 host_page) {
     std::lock_guard lock(mutex);
     for (Cpu::Core* other : cores) {
       if (other == self) continue;
-      u64 ticket;
-      {
-        std::lock_guard page_lock(other->flush_mutex);
-        other->flush_pages.push_back(host_page);
-        ticket = ++other->flush_posted;
-      }
-      other->cpu.attention.fetch_or(kFlush, std::memory_order_seq_cst);
-      waits.push_back({other, ticket});
+      waits.push_back({other, other->post_flush(host_page)});
     }
   }
   // A vCPU outside run() serves its requests before it runs guest code again.
@@ -45,14 +38,18 @@ void Shared::flush_writes(Cpu::Core* self, u64 host_page) {
 
 void Shared::post_flush_writes(u64 host_page) {
   std::lock_guard lock(mutex);
-  for (Cpu::Core* core : cores) {
-    {
-      std::lock_guard page_lock(core->flush_mutex);
-      core->flush_pages.push_back(host_page);
-      ++core->flush_posted;
-    }
-    core->cpu.attention.fetch_or(kFlush, std::memory_order_seq_cst);
+  for (Cpu::Core* core : cores) core->post_flush(host_page);
+}
+
+u64 Cpu::Core::post_flush(u64 host_page) {
+  u64 ticket;
+  {
+    std::lock_guard lock(flush_mutex);
+    flush_pages.push_back(host_page);
+    ticket = ++flush_posted;
   }
+  cpu.attention.fetch_or(kFlush, std::memory_order_seq_cst);
+  return ticket;
 }
 
 void Shared::code_written(u64 page) {
