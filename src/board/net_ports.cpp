@@ -34,19 +34,29 @@ Result<std::string> switch_program() {
   return (self.parent_path() / "skerry-switch").string();
 }
 
+net::SwitchRequest::Uplink uplink_of(schema::Uplink uplink) {
+  switch (uplink) {
+    case schema::Uplink::user: return net::SwitchRequest::Uplink::user;
+    case schema::Uplink::tap: return net::SwitchRequest::Uplink::tap;
+    case schema::Uplink::none: break;
+  }
+  return net::SwitchRequest::Uplink::none;
+}
+
 Result<std::unique_ptr<net::Port>> connect_switch(const schema::NetSpec& spec,
                                                   const CardNames& card, EventLoop& loop) {
   net::SwitchPortSetup setup;
   setup.name = spec.name;
   setup.program = TRY(switch_program());
   net::SwitchRequest& request = setup.request;
-  request.uplink = spec.uplink == schema::Uplink::user;
+  request.uplink = uplink_of(spec.uplink);
+  net::put_text(request.ifname, spec.ifname);
+  net::put_text(request.bridge, spec.bridge);
   request.rate = spec.rate.empty() ? 0 : schema::parse_rate(spec.rate).value_or(0);
   request.vlan = static_cast<u16>(spec.vlan);
   request.isolated = spec.isolated;
   request.mac = card.mac;
-  std::string owner = card.machine + "/" + card.card;
-  std::memcpy(request.owner, owner.data(), std::min(owner.size(), sizeof request.owner - 1));
+  net::put_text(request.owner, card.machine + "/" + card.card);
   return TRY(net::SwitchPort::create(loop, std::move(setup)));
 }
 

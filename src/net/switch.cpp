@@ -63,21 +63,31 @@ Switch::PortState* Switch::find(PortId id) {
   return it == ports_.end() ? nullptr : &it->second;
 }
 
+void Switch::refill(PortState& port, Nanos now) {
+  const u64 rate = port.setup.rate;
+  // What has come in, in bytes; the rest of the time is kept for the next look.
+  u64 passed = static_cast<u64>(std::max<Nanos>(now - port.filled, 0));
+  auto gained = static_cast<i64>(u128{passed} * rate / 8'000'000'000);
+  if (gained <= 0) return;
+  port.filled += static_cast<Nanos>(u128(gained) * 8'000'000'000 / rate);
+  port.tokens += gained;
+  if (i64 over = port.tokens - burst(rate); over >= 0) {
+    port.counters.rate_unused += static_cast<u64>(over);
+    port.tokens = burst(rate);
+    port.filled = now;
+  }
+}
+
+void Switch::settle(Nanos now) {
+  for (auto& [id, port] : ports_)
+    if (port.setup.rate) refill(port, now);
+}
+
 Nanos Switch::may_send(PortId id, Nanos now) {
   PortState* port = find(id);
   if (!port || port->setup.rate == 0) return 0;
+  refill(*port, now);
   const u64 rate = port->setup.rate;
-  // What has come in, in bytes; the rest of the time is kept for the next look.
-  u64 passed = static_cast<u64>(std::max<Nanos>(now - port->filled, 0));
-  auto gained = static_cast<i64>(u128{passed} * rate / 8'000'000'000);
-  if (gained > 0) {
-    port->filled += static_cast<Nanos>(u128(gained) * 8'000'000'000 / rate);
-    port->tokens += gained;
-    if (port->tokens >= burst(rate)) {
-      port->tokens = burst(rate);
-      port->filled = now;
-    }
-  }
   if (port->tokens > 0) return 0;
   return now + 1 + static_cast<Nanos>(u128(1 - port->tokens) * 8'000'000'000 / rate);
 }
@@ -86,11 +96,18 @@ bool Switch::allowed(const PortState& from, const PortState& to) {
   return from.setup.vlan == to.setup.vlan && !(from.setup.isolated && to.setup.isolated);
 }
 
+/// A machine for itself; an uplink for whoever is not on the switch: a frame of a machine's own
+/// that comes back from outside is either forged or in a loop.
+bool Switch::may_speak_for(const PortState& from, const Mac& source) const {
+  if (!from.setup.uplink) return source == from.setup.mac;
+  auto it = table_.find({from.setup.vlan, source});
+  return it == table_.end() || ports_.at(it->second.port).setup.uplink;
+}
+
 void Switch::learn(const Key& key, PortId port, Nanos now) {
   auto it = table_.find(key);
   if (it != table_.end()) {
-    // A machine's own address stays its own.
-    if (ports_.at(it->second.port).setup.uplink) it->second = {port, now};
+    it->second = {port, now};
     return;
   }
   if (learned_ >= kMaxLearned) {
@@ -115,20 +132,20 @@ void Switch::route(PortId from_id, std::span<const u8> header, size_t length, Na
   }
   Mac to = mac_at(header, 0), source = mac_at(header, 6);
   u16 type = static_cast<u16>(header[12] << 8 | header[13]);
-  if (from->setup.uplink) {
-    if (is_multicast(source.data())) {
-      ++from->counters.errors;
-      return;
-    }
-    learn({from->setup.vlan, source}, from_id, now);
-  } else if (source != from->setup.mac) {
+  if (is_multicast(source.data())) {
+    ++from->counters.errors;
+    return;
+  }
+  if (!may_speak_for(*from, source)) {
     ++from->counters.spoofed;
     return;
   }
+  // Before anything is learned: the frame is of another VLAN than the port.
   if (type == 0x8100 || type == 0x88a8) {
     ++from->counters.tagged;
     return;
   }
+  if (from->setup.uplink) learn({from->setup.vlan, source}, from_id, now);
   if (is_multicast(to.data())) {
     for (auto& [id, port] : ports_)
       if (id != from_id && allowed(*from, port)) targets_.push_back(id);

@@ -2,10 +2,10 @@
 // away.
 //
 // Ports are access ports: each is in one VLAN (0: the common one) and sends and receives untagged
-// frames; tagged ones are dropped. A port sends only from its own address, unless it is an uplink,
-// whose far side's addresses are learned and forgotten after kAge. Isolated ports reach ports that
-// are not isolated only. Frames to an address nobody has go to the uplinks of the VLAN: the
-// addresses of all other ports are known.
+// frames; tagged ones are dropped. A port sends only from its own address. An uplink sends from any
+// address that is not a machine's on the switch; those are learned and forgotten after kAge.
+// Isolated ports reach ports that are not isolated only. Frames to an address nobody has go to the
+// uplinks of the VLAN: the addresses of all other ports are known.
 //
 // A rate holds back what a port sends, by a token bucket over bytes of frames.
 //
@@ -39,6 +39,7 @@ class Switch {
     u64 out_dropped = 0;                      ///< to the port, which had no room
     u64 spoofed = 0, tagged = 0, errors = 0;  ///< from the port, dropped
     u64 unreachable = 0;                      ///< from the port, nobody there or not allowed
+    u64 rate_unused = 0;                      ///< bytes that its rate allowed and it did not send
   };
   struct PortState {
     PortSetup setup;
@@ -63,6 +64,8 @@ class Switch {
   PortState* find(PortId port);
   const std::map<Key, Entry>& table() const { return table_; }
 
+  /// Brings rate_unused up to date.
+  void settle(Nanos now);
   /// 0 if the port may send now, else when.
   Nanos may_send(PortId port, Nanos now);
 
@@ -87,7 +90,9 @@ class Switch {
 
  private:
   void route(PortId from, std::span<const u8> header, size_t length, Nanos now);
+  bool may_speak_for(const PortState& from, const Mac& source) const;
   void learn(const Key& key, PortId port, Nanos now);
+  static void refill(PortState& port, Nanos now);
   static bool allowed(const PortState& from, const PortState& to);
 
   std::map<PortId, PortState> ports_;

@@ -17,13 +17,6 @@ constexpr Nanos kFirstGuest = 10'000'000'000;
 /// What is judged of a frame: Ethernet header and a VLAN tag.
 constexpr size_t kJudged = 18;
 
-template <size_t N>
-void put_text(char (&to)[N], std::string_view from) {
-  size_t n = std::min(from.size(), N - 1);
-  std::memcpy(to, from.data(), n);
-  to[n] = 0;
-}
-
 /// Printable ASCII only: it ends up on terminals.
 std::string clean(const char* text, size_t most) {
   std::string out;
@@ -90,13 +83,14 @@ void SwitchServer::read_request(int fd) {
   loop_.unwatch(fd);
   SwitchRequest request;
   ssize_t got = ::recv(fd, &request, sizeof request, MSG_TRUNC);
-  bool sensible = got == sizeof request && request.magic == SwitchRequest::kMagic;
+  bool sensible =
+      got >= static_cast<ssize_t>(SwitchRequest::kCommon) && request.magic == SwitchRequest::kMagic;
   if (sensible && request.kind == SwitchRequest::show) {
     std::string text = json();
     ::send(fd, text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
   } else if (sensible) {
-    Result<> done = request.version == SwitchRequest::kVersion ? attach(socket, request)
-                                                               : fail("another release of Skerry");
+    bool known = got == sizeof request && request.version == SwitchRequest::kVersion;
+    Result<> done = known ? attach(socket, request) : fail("another release of Skerry");
     if (!done) {
       SwitchReply reply;
       put_text(reply.what, done.error().what);
@@ -112,6 +106,10 @@ Result<> SwitchServer::attach(Fd& socket, const SwitchRequest& request) {
   if (members_.size() >= kMostMembers)
     return fail("it has {} ports, the most there can be", kMostMembers);
   if (request.vlan > 4094) return fail("there is no VLAN {}", request.vlan);
+  Way way{
+      request.uplink,
+      {clean(request.ifname, sizeof request.ifname), clean(request.bridge, sizeof request.bridge)}};
+  if (way.kind > SwitchRequest::Uplink::tap) return fail("there is no such uplink");
   auto m = std::make_unique<Member>();
   m->rings = TRY(SharedRings::make());
   m->to_switch = TRY(Fd::event());
@@ -127,7 +125,7 @@ Result<> SwitchServer::attach(Fd& socket, const SwitchRequest& request) {
   m->id = TRY(switch_.add(std::move(setup), clock_.now()));
   Switch::PortId id = m->id;
   auto finish = [&]() -> Result<> {
-    if (request.uplink) TRY_VOID(add_uplink(request.vlan));
+    if (way.kind != SwitchRequest::Uplink::none) TRY_VOID(add_uplink(request.vlan, way));
     SwitchReply reply;
     reply.good = 1;
     int descriptors[] = {m->rings.fd(), m->to_switch.get(), m->from_switch.get()};
@@ -248,13 +246,36 @@ void SwitchServer::wake_readers() {
 
 // ---- the way out
 
-Result<> SwitchServer::add_uplink(u16 vlan) {
-  for (auto& [id, m] : members_)
-    if (m->uplink && switch_.find(id)->setup.vlan == vlan) return {};
+/// What is there already serves all who ask for the same.
+Result<bool> SwitchServer::has_uplink(u16 vlan, const Way& way) {
+  for (auto& [id, m] : members_) {
+    if (!m->uplink) continue;
+    const Switch::PortSetup& setup = switch_.find(id)->setup;
+    std::string where = setup.vlan ? fmt::format("VLAN {}", setup.vlan) : "the common VLAN";
+    if (setup.vlan == vlan) {
+      if (m->way == way) return true;
+      return fail_hint("leave uplink= out to use that one, or give the card another vlan=",
+                       "{} has another uplink already: {}", where, m->uplink->describe());
+    }
+    if (!way.tap.ifname.empty() && m->uplink->describe() == "tap " + way.tap.ifname)
+      return fail_hint("give each VLAN a device of its own: another ifname=",
+                       "{} is the uplink of {} already", way.tap.ifname, where);
+  }
+  return false;
+}
+
+Result<std::unique_ptr<Port>> SwitchServer::open_uplink(const Way& way) {
+  if (way.kind == SwitchRequest::Uplink::tap) return TRY(TapPort::create(loop_, way.tap));
+  return TRY(UserPort::create(loop_, clock_, {}));
+}
+
+Result<> SwitchServer::add_uplink(u16 vlan, const Way& way) {
+  if (TRY(has_uplink(vlan, way))) return {};
   auto m = std::make_unique<Member>();
-  m->uplink = TRY(UserPort::create(loop_, clock_, {}));
+  m->uplink = TRY(open_uplink(way));
+  m->way = way;
   Switch::PortSetup setup;
-  setup.owner = "uplink user";
+  setup.owner = "uplink " + m->uplink->describe();
   setup.vlan = vlan;
   setup.uplink = true;
   m->id = TRY(switch_.add(std::move(setup), clock_.now()));
@@ -264,9 +285,22 @@ Result<> SwitchServer::add_uplink(u16 vlan) {
                            return true;
                          },
                      .writable = {},
-                     .carrier = {}});
+                     .carrier =
+                         [this, id = m->id](bool up) {
+                           if (!up) drop_uplink(id);
+                         }});
   members_[m->id] = std::move(m);
   return {};
+}
+
+/// Its device was deleted, or nobody needs it.
+void SwitchServer::drop_uplink(Switch::PortId id) {
+  auto it = members_.find(id);
+  if (it == members_.end()) return;
+  switch_.remove(id);
+  // Not from inside its own callback.
+  loop_.post([gone = std::shared_ptr<Member>(std::move(it->second))] {});
+  members_.erase(it);
 }
 
 void SwitchServer::from_uplink(Switch::PortId id, const Offload& offload,
@@ -280,26 +314,22 @@ void SwitchServer::from_uplink(Switch::PortId id, const Offload& offload,
 
 /// An uplink stays as long as a machine is in its VLAN.
 void SwitchServer::drop_idle_uplinks() {
-  for (auto it = members_.begin(); it != members_.end();) {
-    u16 vlan = switch_.find(it->first)->setup.vlan;
-    bool used = !it->second->uplink;
+  std::vector<Switch::PortId> idle;
+  for (auto& [up, m] : members_) {
+    u16 vlan = switch_.find(up)->setup.vlan;
+    bool used = !m->uplink;
     for (auto& [id, port] : switch_.ports())
       used = used || (!port.setup.uplink && port.setup.vlan == vlan);
-    if (used) {
-      ++it;
-      continue;
-    }
-    switch_.remove(it->first);
-    // Not from inside its own callback.
-    loop_.post([gone = std::shared_ptr<Member>(std::move(it->second))] {});
-    it = members_.erase(it);
+    if (!used) idle.push_back(up);
   }
+  for (Switch::PortId id : idle) drop_uplink(id);
 }
 
-std::string SwitchServer::json() const {
+std::string SwitchServer::json() {
   using Json = nlohmann::ordered_json;
   Json ports = Json::array(), table = Json::array();
-  Nanos now = clock_.now();
+  const Nanos now = clock_.now();
+  switch_.settle(now);
   for (const auto& [id, p] : switch_.ports()) {
     const Switch::PortCounters& c = p.counters;
     Json port{{"port", id}, {"owner", p.setup.owner}};
@@ -308,6 +338,7 @@ std::string SwitchServer::json() const {
     port["isolated"] = p.setup.isolated;
     port["uplink"] = p.setup.uplink;
     port["rate"] = p.setup.rate;
+    port["rate_unused"] = c.rate_unused;
     port["in"] = {{"frames", c.in_frames}, {"bytes", c.in_bytes}};
     port["out"] = {{"frames", c.out_frames}, {"bytes", c.out_bytes}};
     port["dropped"] = {{"no_room", c.out_dropped},
@@ -324,9 +355,11 @@ std::string SwitchServer::json() const {
     row["age_seconds"] = learned ? Json((now - entry.seen) / 1'000'000'000) : Json(nullptr);
     table.push_back(std::move(row));
   }
-  return Json{{"name", name_}, {"pid", ::getpid()}, {"ports", ports}, {"mac_table", table}}.dump(
-             2) +
-         "\n";
+  Json report{{"name", name_}, {"pid", ::getpid()}};
+  report["monotonic_seconds"] = static_cast<double>(now) / 1e9;
+  report["ports"] = std::move(ports);
+  report["mac_table"] = std::move(table);
+  return report.dump(2) + "\n";
 }
 
 }  // namespace skerry::net

@@ -12,6 +12,7 @@
 #include "net/ring.hpp"
 #include "net/switch.hpp"
 #include "net/switch_socket.hpp"
+#include "net/tap.hpp"
 
 namespace skerry::net {
 
@@ -29,12 +30,18 @@ class SwitchServer {
   bool is_empty() const { return members_.empty() && strangers_.empty(); }
   int listener() const { return listener_.get(); }
   /// For `skerry switch show`.
-  std::string json() const;
+  std::string json();
 
  private:
   static constexpr size_t kMostMembers = 256, kMostStrangers = 32;
   /// Taken from one port before it is the next one's turn.
   static constexpr size_t kTurnFrames = 64, kTurnBytes = 512 * KiB;
+  /// What an uplink leads through.
+  struct Way {
+    SwitchRequest::Uplink kind = SwitchRequest::Uplink::none;
+    TapSetup tap;
+    bool operator==(const Way&) const = default;
+  };
   struct Member {
     Switch::PortId id = 0;
     // A machine's.
@@ -46,6 +53,7 @@ class SwitchServer {
     bool posted = false, wake = false;
     // An uplink's.
     std::unique_ptr<Port> uplink;
+    Way way;
   };
   SwitchServer(EventLoop& loop, const Clock& clock, std::string name)
       : loop_(loop), clock_(clock), name_(std::move(name)) {}
@@ -53,7 +61,10 @@ class SwitchServer {
   void accept();
   void read_request(int fd);
   Result<> attach(Fd& socket, const SwitchRequest& request);
-  Result<> add_uplink(u16 vlan);
+  Result<bool> has_uplink(u16 vlan, const Way& way);
+  Result<std::unique_ptr<Port>> open_uplink(const Way& way);
+  Result<> add_uplink(u16 vlan, const Way& way);
+  void drop_uplink(Switch::PortId id);
   void detach(Switch::PortId id);
   void drop_idle_uplinks();
   Member* member(Switch::PortId id);

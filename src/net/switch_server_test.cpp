@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "net/frames.hpp"
+#include "net/own_network.hpp"
 #include "net/switch_port.hpp"
 #include "net/switch_report.hpp"
 
@@ -84,16 +85,20 @@ struct SwitchServerTest : testing::Test {
     thread.join();
     server.reset();
   }
-  Result<std::unique_ptr<SwitchPort>> join(u8 n, u16 vlan = 0, u64 rate = 0) {
+  Result<std::unique_ptr<SwitchPort>> join(u8 n, u16 vlan = 0, u64 rate = 0,
+                                           const TapSetup& uplink = {}) {
     SwitchPortSetup setup{.name = "lan", .program = "/nonexistent/skerry-switch", .request = {}};
     setup.request.mac = {2, 0, 0, 0, 0, n};
     setup.request.vlan = vlan;
     setup.request.rate = rate;
+    if (uplink != TapSetup{}) setup.request.uplink = SwitchRequest::Uplink::tap;
+    put_text(setup.request.ifname, uplink.ifname);
+    put_text(setup.request.bridge, uplink.bridge);
     std::snprintf(setup.request.owner, sizeof setup.request.owner, "vm%u/net0", n);
     return SwitchPort::create(*loop, setup);
   }
-  std::unique_ptr<Machine> machine(u8 n, u16 vlan = 0, u64 rate = 0) {
-    auto port = join(n, vlan, rate);
+  std::unique_ptr<Machine> machine(u8 n, u16 vlan = 0, u64 rate = 0, const TapSetup& uplink = {}) {
+    auto port = join(n, vlan, rate, uplink);
     EXPECT_TRUE(port) << port.error().message();
     return std::make_unique<Machine>(*loop, std::move(*port));
   }
@@ -194,7 +199,8 @@ TEST_F(SwitchServerTest, AMachineThatBreaksItsRingIsDetachedAlone) {
 }
 
 TEST_F(SwitchServerTest, NonsenseOnTheSocket) {
-  for (size_t length : {0u, 1u, 119u, 120u, 5000u}) {
+  for (size_t length :
+       {size_t{0}, size_t{1}, sizeof(SwitchRequest) - 1, sizeof(SwitchRequest), size_t{5000}}) {
     Fd socket = start_switch("lan", "/nonexistent").value();
     std::vector<u8> bytes(length, 0x5a);
     ::send(socket.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
@@ -212,6 +218,13 @@ TEST_F(SwitchServerTest, NonsenseOnTheSocket) {
   ASSERT_TRUE(
       receive_packet(socket.get(), {reinterpret_cast<u8*>(&reply), sizeof reply}, none, 5000));
   EXPECT_STREQ(reply.what, "there is no VLAN 5000");
+  // Of another release: what all have in common, and not the rest.
+  request.version = 1;
+  socket = start_switch("lan", "/nonexistent").value();
+  ASSERT_TRUE(send_packet(socket.get(), {reinterpret_cast<u8*>(&request), 120}));
+  ASSERT_TRUE(
+      receive_packet(socket.get(), {reinterpret_cast<u8*>(&reply), sizeof reply}, none, 5000));
+  EXPECT_STREQ(reply.what, "another release of Skerry");
   EXPECT_TRUE(machine(1));
 }
 
@@ -259,6 +272,116 @@ TEST_F(SwitchServerTest, ASwitchThatDiesIsFoundAgain) {
   EXPECT_TRUE(a->wait([&] { return a->carrier && b->carrier; }));
   a->send(frame(1, 2));
   EXPECT_TRUE(b->wait([&] { return b->got.size() == 1; }));
+}
+
+/// A switch in a child with a network of its own; the child forks before there are threads.
+struct Lan : SwitchServerTest {
+  void TestBody() override {}
+  /// What `skerry switch show` tells of a port, null if there is none.
+  nlohmann::json port(std::string_view owner) {
+    auto all = report();
+    for (auto& p : all["ports"])
+      if (p["owner"] == owner) return p;
+    return {};
+  }
+  std::string refused(const Result<std::unique_ptr<SwitchPort>>& port) {
+    return port ? "" : port.error().message();
+  }
+};
+
+TEST(SwitchUplink, ATapCarriesWhatIsUnfinishedBothWays) {
+  in_own_network([] {
+    Lan lan;
+    auto a = lan.machine(1, 0, 0, {.ifname = "sk-up", .bridge = ""});
+    auto b = lan.machine(2);
+    RawSocket host("sk-up");
+    // A segment of 20 KB whole, to whoever there is: its destination is on no port.
+    TcpFrame large(false, 20'000);
+    std::memcpy(large.bytes.data(), SwitchServerTest::frame(1, 9).data(), 12);
+    EXPECT_TRUE(a->send(large.bytes, large.large(1400)));
+    EXPECT_TRUE(a->wait([] { return received_bytes("sk-up") >= 20'000; }));
+
+    // The host's own datagram comes with its checksum left open.
+    give_address("sk-up");
+    host.send(SwitchServerTest::frame(0x51, 1));
+    EXPECT_TRUE(a->wait([&] { return a->got.size() == 1; }));
+    add_neighbour("sk-up", "10.9.0.2", {2, 0, 0, 0, 0, 1});
+    Fd socket = udp_socket();
+    send_to_guest(socket, "hello");
+    auto is_datagram = [](const std::vector<u8>& f) {
+      return f[12] == 8 && f[13] == 0 && f[23] == 17;
+    };
+    EXPECT_TRUE(a->wait([&] { return std::ranges::any_of(a->got, is_datagram); }));
+    for (size_t i = 0; i < a->got.size(); ++i)
+      EXPECT_TRUE(!is_datagram(a->got[i]) || a->offloads[i].needs_checksum());
+    EXPECT_TRUE(b->got.empty() || !std::ranges::any_of(b->got, is_datagram));
+  });
+}
+
+TEST(SwitchUplink, ATapSpeaksForManyButNotForMachinesNorOtherVlans) {
+  in_own_network([] {
+    Lan lan;
+    auto a = lan.machine(1, 0, 0, {.ifname = "sk-up", .bridge = ""}), b = lan.machine(2);
+    RawSocket host("sk-up");
+    for (u8 n : {0x51, 0x52, 0x53}) host.send(SwitchServerTest::frame(n, 1));
+    EXPECT_TRUE(a->wait([&] { return a->got.size() >= 3; }));
+    EXPECT_EQ(a->got[2], SwitchServerTest::frame(0x53, 1));
+    auto learned = [&](u8 n) {
+      auto all = lan.report();
+      for (auto& row : all["mac_table"])
+        if (row["mac"] == to_text({2, 0, 0, 0, 0, n})) return row["learned"].get<bool>();
+      return false;
+    };
+    EXPECT_TRUE(learned(0x51) && learned(0x52) && learned(0x53));
+
+    // b's address from outside, and a frame of VLAN 7.
+    host.send(SwitchServerTest::frame(2, 1));
+    auto tagged = SwitchServerTest::frame(0x54, 1);
+    tagged[12] = 0x81, tagged[13] = 0, tagged[14] = 0, tagged[15] = 7;
+    host.send(tagged);
+    host.send(SwitchServerTest::frame(0x55, 1));
+    EXPECT_TRUE(a->wait([&] { return a->got.size() >= 4; }));
+    EXPECT_EQ(a->got[3], SwitchServerTest::frame(0x55, 1));
+    EXPECT_FALSE(learned(2) || learned(0x54));
+    auto dropped = lan.port("uplink tap sk-up")["dropped"];
+    EXPECT_EQ(dropped["spoofed"], 1);
+    EXPECT_EQ(dropped["tagged"], 1);
+    EXPECT_EQ(lan.port("uplink tap sk-up")["in"]["frames"], 4);
+
+    // The device is deleted: the switch goes on without.
+    delete_device("sk-up");
+    EXPECT_TRUE(a->wait([&] { return lan.port("uplink tap sk-up").is_null(); }));
+    EXPECT_TRUE(a->send(SwitchServerTest::frame(1, 2)));
+    EXPECT_TRUE(
+        b->wait([&] { return std::ranges::count(b->got, SwitchServerTest::frame(1, 2)) == 1; }));
+  });
+}
+
+TEST(SwitchUplink, MistakesWithATapSayHowToMendThem) {
+  in_own_network([] {
+    Lan lan;
+    auto a = lan.machine(1, 10, 0, {.ifname = "sk-up", .bridge = ""});
+    auto same = lan.join(2, 10, 0, {.ifname = "sk-up", .bridge = ""});
+    EXPECT_TRUE(same) << lan.refused(same);
+    std::string said = lan.refused(lan.join(3, 10, 0, {.ifname = "sk-two", .bridge = ""}));
+    EXPECT_NE(said.find("VLAN 10 has another uplink already: tap sk-up"), said.npos) << said;
+    said = lan.refused(lan.join(3, 20, 0, {.ifname = "sk-up", .bridge = ""}));
+    EXPECT_NE(said.find("sk-up is the uplink of VLAN 10 already"), said.npos) << said;
+    said = lan.refused(lan.join(3, 0, 0, {.ifname = "", .bridge = "sk-none"}));
+    EXPECT_NE(said.find("ip link add sk-none type bridge"), said.npos) << said;
+    said = lan.refused(lan.join(3, 0, 0, {.ifname = "lo", .bridge = ""}));
+    EXPECT_NE(said.find("no tap device"), said.npos) << said;
+    HostClock clock;
+    auto loop = *EventLoop::create(clock);
+    auto other = TapPort::create(*loop, {.ifname = "sk-card", .bridge = ""});
+    said = lan.refused(lan.join(3, 0, 0, {.ifname = "sk-card", .bridge = ""}));
+    EXPECT_NE(said.find("another program has it open"), said.npos) << said;
+    // Nobody who was refused is left behind, and the last in the VLAN takes its uplink along.
+    EXPECT_EQ(lan.report()["ports"].size(), 3u);
+    a.reset();
+    same->reset();
+    EXPECT_TRUE(lan.machine(4)->wait([&] { return lan.report()["ports"].size() == 1; }));
+  });
 }
 
 TEST_F(SwitchServerTest, SaysWhenItIsEmpty) {

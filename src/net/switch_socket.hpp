@@ -7,6 +7,8 @@
 // the open socket stands for the attachment; for `show` JSON text.
 #pragma once
 
+#include <algorithm>
+#include <cstring>
 #include <optional>
 #include <vector>
 
@@ -17,24 +19,35 @@ namespace skerry::net {
 
 struct SwitchRequest {
   static constexpr u32 kMagic = 0x774b'5331;  // "1SKw"
-  static constexpr u32 kVersion = 1;
+  static constexpr u32 kVersion = 2;
+  static constexpr size_t kCommon = 12;  ///< magic, version and kind, the same in all releases
   enum Kind : u32 { attach = 1, show = 2 };
+  enum class Uplink : u32 { none, user, tap };
   u32 magic = kMagic, version = kVersion;
   u32 kind = attach;
-  u32 uplink = 0;  ///< 1: the switch gets a way out through user NAT, in this port's VLAN
-  u64 rate = 0;    ///< bits per second, 0: no limit
+  Uplink uplink = Uplink::none;  ///< what the switch gets in this port's VLAN
+  u64 rate = 0;                  ///< bits per second, 0: no limit
   u16 vlan = 0;
   u8 isolated = 0;
   Mac mac{};
-  char owner[87] = {};  ///< "web/net0"
+  char owner[87] = {};                    ///< "web/net0"
+  char ifname[16] = {}, bridge[16] = {};  ///< for Uplink::tap: see TapSetup
 };
-static_assert(sizeof(SwitchRequest) == 120);
+static_assert(sizeof(SwitchRequest) == 152);
 
 struct SwitchReply {
   u32 magic = SwitchRequest::kMagic, version = SwitchRequest::kVersion;
   u32 good = 0;
   char what[500] = {}, hint[500] = {};
 };
+
+/// Text in one of the fields above: what does not fit is cut off.
+template <size_t N>
+void put_text(char (&to)[N], std::string_view from) {
+  size_t n = std::min(from.size(), N - 1);
+  std::memcpy(to, from.data(), n);
+  to[n] = 0;
+}
 
 /// Letters, digits, '-', '_' and '.', at most 32, not beginning with '.' or '-'.
 bool valid_switch_name(std::string_view name);

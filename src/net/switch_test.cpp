@@ -75,6 +75,11 @@ TEST_F(SwitchTest, TaggedFramesAreDropped) {
   EXPECT_EQ(send(a, mac(2), mac(1), 0x8100), Ids{});
   EXPECT_EQ(send(a, mac(2), mac(1), 0x88a8), Ids{});
   EXPECT_EQ(sw.find(a)->counters.tagged, 2u);
+  // Nor is anything learned from one: it is not of the uplink's VLAN.
+  auto up = uplink(), other = uplink();
+  EXPECT_EQ(send(up, mac(1), mac(7), 0x8100), Ids{});
+  EXPECT_EQ(sw.find(up)->counters.tagged, 1u);
+  EXPECT_EQ(send(a, mac(7), mac(1)), (Ids{up, other}));
 }
 
 TEST_F(SwitchTest, IsolatedPortsReachOnlyOthers) {
@@ -92,8 +97,9 @@ TEST_F(SwitchTest, SpoofedFramesAreDropped) {
   EXPECT_EQ(sw.find(a)->counters.spoofed, 2u);
   EXPECT_EQ(send(up, mac(2), mac(7)), Ids{b});
   EXPECT_EQ(send(up, mac(2), kAll), Ids{});
-  // An uplink does not take a machine's address over.
-  EXPECT_EQ(send(up, mac(1), mac(2)), Ids{a});
+  // An uplink does not take a machine's address over, nor speak for it.
+  EXPECT_EQ(send(up, mac(1), mac(2)), Ids{});
+  EXPECT_EQ(sw.find(up)->counters.spoofed, 1u);
   EXPECT_EQ(send(a, mac(2), mac(1)), Ids{b});
 }
 
@@ -157,6 +163,11 @@ TEST_F(SwitchTest, RatesHold) {
       double got = 8.0 * static_cast<double>(bytes) / static_cast<double>(seconds);
       double most = std::min(static_cast<double>(rate), 8.0 * static_cast<double>(length) / 5e-6);
       EXPECT_NEAR(got / most, 1, 0.02) << rate << " " << length;
+      // What it might have sent beyond that is known, however slow it was.
+      sw.settle(now);
+      double unused = 8.0 * static_cast<double>(sw.find(a)->counters.rate_unused) /
+                      static_cast<double>(seconds);
+      EXPECT_NEAR((got + unused) / static_cast<double>(rate), 1, 0.02) << rate << " " << length;
     }
 }
 

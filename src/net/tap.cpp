@@ -34,7 +34,7 @@ std::string how_to_make(const std::string& name, const std::string& bridge) {
       "sudo ip link set {0} up",
       name);
   if (!bridge.empty()) hint += fmt::format(" master {}", bridge);
-  return hint + fmt::format("; then --net tap,ifname={}", name);
+  return hint + fmt::format("; then write ifname={}", name);
 }
 
 Result<Fd> open_tap(const TapSetup& setup, std::string& name) {
@@ -58,7 +58,8 @@ Result<Fd> open_tap(const TapSetup& setup, std::string& name) {
     std::string example = setup.ifname.empty() ? "tap0" : setup.ifname;
     if (code == EPERM || code == EACCES) failed.error().hint = how_to_make(example, setup.bridge);
     if (code == EBUSY)
-      failed.error().hint = "another program has it open; give each card a tap device of its own";
+      failed.error().hint =
+          "another program has it open; give each card and each uplink a device of its own";
     if (code == EINVAL)
       failed.error().hint = fmt::format(
           "it is no tap device, or was made with multi_queue; see: ip -d link show {}", example);

@@ -21,6 +21,7 @@ namespace skerry::net {
 struct TapSetup {
   std::string ifname;  ///< "": the kernel chooses skerry0, skerry1...
   std::string bridge;  ///< to be added to; "" none
+  bool operator==(const TapSetup&) const = default;
 };
 
 class TapPort final : public Port {

@@ -1,58 +1,13 @@
 #include "net/tap.hpp"
 
-#include <arpa/inet.h>
-#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/if_ether.h>
-#include <net/if.h>
-#include <netinet/in.h>
-#include <sched.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <cstdio>
 
 #include "net/frames.hpp"
+#include "net/own_network.hpp"
 
 namespace skerry::net {
 namespace {
-
-constexpr int kNotHere = 77;
-
-/// Runs `body` in a child with a network of its own; skips, saying why, where none can be had.
-void in_own_network(const std::function<void()>& body) {
-  std::fflush(stdout);
-  pid_t child = ::fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) {
-    if (::unshare(CLONE_NEWUSER | CLONE_NEWNET) < 0 && ::unshare(CLONE_NEWNET) < 0)
-      ::_exit(kNotHere);
-    if (Fd tun(::open("/dev/net/tun", O_RDWR | O_CLOEXEC)); !tun) ::_exit(kNotHere);
-    body();
-    std::fflush(stdout);
-    ::_exit(testing::Test::HasFailure());
-  }
-  int status = 0;
-  ASSERT_EQ(::waitpid(child, &status, 0), child);
-  if (WIFEXITED(status) && WEXITSTATUS(status) == kNotHere)
-    GTEST_SKIP() << "no network namespace, or no /dev/net/tun: needs root, or user namespaces";
-  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "the child failed (see above)";
-}
-
-/// 10.9.0.1/24 on a device.
-void give_address(const std::string& name) {
-  Fd socket(::socket(AF_INET, SOCK_DGRAM, 0));
-  ifreq request{};
-  std::memcpy(request.ifr_name, name.c_str(), name.size());
-  auto* address = reinterpret_cast<sockaddr_in*>(&request.ifr_addr);
-  address->sin_family = AF_INET;
-  ::inet_pton(AF_INET, "10.9.0.1", &address->sin_addr);
-  ASSERT_EQ(::ioctl(socket.get(), SIOCSIFADDR, &request), 0) << std::strerror(errno);
-  ::inet_pton(AF_INET, "255.255.255.0", &address->sin_addr);
-  ASSERT_EQ(::ioctl(socket.get(), SIOCSIFNETMASK, &request), 0) << std::strerror(errno);
-}
 
 /// A guest at 10.9.0.2 that keeps what comes and answers ARP.
 struct Guest {
@@ -103,25 +58,6 @@ struct Guest {
   bool full = false;
   unsigned refused = 0;
 };
-
-Fd udp_socket() {
-  Fd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0));
-  sockaddr_in here{};
-  here.sin_family = AF_INET;
-  here.sin_port = htons(7000);
-  EXPECT_EQ(::bind(socket.get(), reinterpret_cast<sockaddr*>(&here), sizeof here), 0);
-  return socket;
-}
-void send_to_guest(const Fd& socket, std::string_view text) {
-  sockaddr_in there{};
-  there.sin_family = AF_INET;
-  there.sin_port = htons(53);
-  ::inet_pton(AF_INET, "10.9.0.2", &there.sin_addr);
-  EXPECT_EQ(::sendto(socket.get(), text.data(), text.size(), 0, reinterpret_cast<sockaddr*>(&there),
-                     sizeof there),
-            static_cast<ssize_t>(text.size()))
-      << std::strerror(errno);
-}
 
 TEST(Tap, DatagramsBothWaysWithChecksumsLeftOpen) {
   in_own_network([] {
@@ -174,15 +110,7 @@ TEST(Tap, LargeSegmentsGoThroughWhole) {
     offload.header_length = 0xffff;
     EXPECT_TRUE(guest.port->send(offload, large.bytes));
     // And says itself how many frames it took.
-    std::FILE* file = std::fopen("/proc/net/dev", "r");
-    ASSERT_TRUE(file);
-    char line[512];
-    unsigned long bytes = 0, frames = 0;
-    while (std::fgets(line, sizeof line, file))
-      if (const char* at = std::strstr(line, "sk-tap:"))
-        std::sscanf(at + 7, "%lu %lu", &bytes, &frames);
-    std::fclose(file);
-    EXPECT_GE(bytes, 20'000u);
+    EXPECT_GE(received_bytes("sk-tap"), 20'000u);
   });
 }
 

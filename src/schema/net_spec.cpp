@@ -122,6 +122,12 @@ Result<> check_kind(const NetSpec& net, std::string_view what) {
   TRY_VOID(only(NetKind::switch_, net.isolated, "isolated"));
   TRY_VOID(only(NetKind::switch_, !net.rate.empty(), "rate"));
   TRY_VOID(only(NetKind::switch_, net.uplink != Uplink::none, "uplink"));
+  const bool device = !net.ifname.empty() || !net.bridge.empty();
+  if (net.kind == NetKind::switch_ && device && net.uplink != Uplink::tap)
+    return fail_hint("write uplink=tap as well, or leave it out",
+                     "{}: '{}' names a switch's uplink, which is not a tap", what,
+                     net.ifname.empty() ? "bridge" : "ifname");
+  if (net.kind == NetKind::switch_) return {};
   TRY_VOID(only(NetKind::tap, !net.ifname.empty(), "ifname"));
   return only(NetKind::tap, !net.bridge.empty(), "bridge");
 }
@@ -148,8 +154,9 @@ Result<> validate(const NetSpec& net, std::string_view what) {
       return fail_hint("write bits per second from 8K to 1000G, as 100M", "{}: '{}' is no rate",
                        what, net.rate);
   }
-  if (net.kind == NetKind::tap && net.ifname.empty() && net.bridge.empty())
-    return fail_hint("write --net tap,ifname=NAME, or --net tap,bridge=NAME to have one made",
+  const bool tap = net.kind == NetKind::tap || net.uplink == Uplink::tap;
+  if (tap && net.ifname.empty() && net.bridge.empty())
+    return fail_hint("write ifname=NAME, or bridge=NAME to have one made",
                      "{}: neither a tap device nor a bridge is named", what);
   for (const std::string* name : {&net.ifname, &net.bridge})
     if (!name->empty() && !is_interface_name(*name))

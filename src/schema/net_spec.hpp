@@ -16,9 +16,9 @@ constexpr std::array<std::string_view, 3> enum_names(NetKind) {
 }
 
 /// How a switch reaches the world.
-enum class Uplink : u8 { none, user };
-constexpr std::array<std::string_view, 2> enum_names(Uplink) {
-  return {"none", "user"};
+enum class Uplink : u8 { none, user, tap };
+constexpr std::array<std::string_view, 3> enum_names(Uplink) {
+  return {"none", "user", "tap"};
 }
 
 struct NetSpec {
@@ -36,12 +36,13 @@ struct NetSpec {
   bool isolated = false;
   std::string rate;  ///< see parse_rate; "" no limit
   Uplink uplink = Uplink::none;
-  // tap
+  // tap, and a switch whose uplink is one
   std::string ifname, bridge;  ///< at least one of them
 
   static constexpr std::string_view grammar =
       "user[,hostfwd=tcp:ADDRESS:PORT-:PORT][,restrict] | "
-      "switch,name=NAME[,vlan=N][,isolated][,rate=RATE][,uplink=user] | "
+      "switch,name=NAME[,vlan=N][,isolated][,rate=RATE]"
+      "[,uplink=user|uplink=tap,ifname=NAME|bridge=NAME] | "
       "tap,ifname=NAME|bridge=NAME, "
       "each [,mac=MAC][,mtu=N][,queues=N][,link_down]";
   /// The kind, then KEY=VALUE items.

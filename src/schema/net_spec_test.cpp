@@ -71,6 +71,15 @@ TEST(NetSpec, Switch) {
             "net 1: 'hostfwd' has no meaning for kind 'switch'");
   EXPECT_EQ(what("user,vlan=10"), "net 1: 'vlan' has no meaning for kind 'user'");
   EXPECT_NE(what("switch,name=x,vlan=4095"), "");
+  EXPECT_EQ(what("switch,name=x,uplink=tap,bridge=br0"), "");
+  EXPECT_EQ(what("switch,name=x,uplink=tap,ifname=tap0"), "");
+  EXPECT_EQ(what("switch,name=x,uplink=tap"), "net 1: neither a tap device nor a bridge is named");
+  EXPECT_EQ(what("switch,name=x,uplink=tap,bridge=a/b"),
+            "net 1: 'a/b' is no name for a network device");
+  EXPECT_EQ(what("switch,name=x,uplink=user,bridge=br0"),
+            "net 1: 'bridge' names a switch's uplink, which is not a tap");
+  EXPECT_EQ(what("switch,name=x,ifname=tap0"),
+            "net 1: 'ifname' names a switch's uplink, which is not a tap");
 }
 
 TEST(NetSpec, Tap) {
