@@ -59,7 +59,7 @@ void host_input(VirtioDevice& device, std::span<const u8> bytes, std::mutex& loc
   lock.unlock();
   port->full = offload.flags & 0x80;
   offload.flags &= 3;
-  if (net::well_formed(offload, frame)) (void)port->events.receive(offload, frame);
+  if (net::well_formed(offload, frame)) (void)port->events.receive(offload, frame, 0);
   if (!port->full) port->events.writable();
   lock.lock();
 }

@@ -68,7 +68,8 @@ Result<std::unique_ptr<net::Port>> connect(const schema::NetSpec& spec, const Ca
     case schema::NetKind::user: break;
     case schema::NetKind::switch_: return connect_switch(spec, card, loop);
     case schema::NetKind::tap:
-      return TRY(net::TapPort::create(loop, {.ifname = spec.ifname, .bridge = spec.bridge}));
+      return TRY(net::TapPort::create(
+          loop, {.ifname = spec.ifname, .bridge = spec.bridge, .queues = spec.queues}));
   }
   return connect_user(spec, card.machine, loop, clock);
 }

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
+#include <linux/if_tun.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
 #include <net/if_arp.h>
@@ -96,6 +97,15 @@ inline void add_neighbour(const std::string& device, const char* address, const 
   request.arp_flags = ATF_COM | ATF_PERM;
   std::memcpy(request.arp_dev, device.c_str(), device.size());
   ASSERT_EQ(::ioctl(socket.get(), SIOCSARP, &request), 0) << std::strerror(errno);
+}
+
+/// A device that stays, as `ip tuntap add` makes it.
+inline bool make_tap(const std::string& name, bool multi) {
+  Fd tap(::open("/dev/net/tun", O_RDWR | O_CLOEXEC));
+  ifreq request{};
+  std::memcpy(request.ifr_name, name.c_str(), name.size());
+  request.ifr_flags = static_cast<short>(IFF_TAP | IFF_NO_PI | (multi ? IFF_MULTI_QUEUE : 0));
+  return ::ioctl(tap.get(), TUNSETIFF, &request) == 0 && ::ioctl(tap.get(), TUNSETPERSIST, 1) == 0;
 }
 
 inline void delete_device(const std::string& device) {

@@ -57,9 +57,9 @@ struct Counters {
 class Port {
  public:
   struct Events {
-    /// A frame for the guest. False: it has no room now; the port offers the frame again after
-    /// resume(), or drops it.
-    std::function<bool(const Offload&, std::span<const u8> frame)> receive;
+    /// A frame for the guest, from one of queues(). False: it has no room now; the port offers the
+    /// frame again after resume(), or drops it.
+    std::function<bool(const Offload&, std::span<const u8> frame, unsigned queue)> receive;
     /// send() will take frames again.
     std::function<void()> writable;
     /// The far end came or went.
@@ -69,8 +69,14 @@ class Port {
   virtual ~Port() = default;
   /// Once, before anything else.
   virtual void attach(Events events) = 0;
+  /// How many queues it has. Several: what is received comes on that queue on which its flow was
+  /// last sent. One: it is for the receiver to spread it.
+  virtual unsigned queues() const { return 1; }
+  /// The guest takes from the first `count` of them; at first from one.
+  virtual void use_queues(unsigned count) { (void)count; }
   /// A frame of the guest's; copied. False: no room, nothing happened; Events::writable comes.
-  virtual bool send(const Offload& offload, std::span<const u8> frame) = 0;
+  /// `queue` may be beyond those in use: then any will do.
+  virtual bool send(const Offload& offload, std::span<const u8> frame, unsigned queue) = 0;
   /// The end of a batch of send().
   virtual void flush() {}
   /// The guest has room again after receive() was false.

@@ -70,7 +70,7 @@ void SwitchPort::attach(Events events) {
   events_ = std::move(events);
 }
 
-bool SwitchPort::send(const Offload& offload, std::span<const u8> frame) {
+bool SwitchPort::send(const Offload& offload, std::span<const u8> frame, unsigned) {
   if (!link_) return true;  // the cable leads nowhere
   if (link_->writer.write(offload, frame)) return true;
   if (link_->writer.broken()) return true;  // and the next event says so
@@ -109,7 +109,7 @@ void SwitchPort::take() {
     }
     // The other machine is not trusted, and the switch looks at addresses only.
     if (well_formed(record->offload, record->frame)) {
-      if (!events_.receive(record->offload, record->frame)) {
+      if (!events_.receive(record->offload, record->frame, 0)) {
         refused_ = true;
         return;
       }

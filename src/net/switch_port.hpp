@@ -26,7 +26,7 @@ class SwitchPort final : public Port {
   ~SwitchPort() override;
 
   void attach(Events events) override;
-  bool send(const Offload& offload, std::span<const u8> frame) override;
+  bool send(const Offload& offload, std::span<const u8> frame, unsigned queue) override;
   void flush() override;
   void resume() override;
   std::string describe() const override { return "switch " + setup_.name; }

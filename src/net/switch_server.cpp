@@ -233,7 +233,7 @@ bool SwitchServer::deliver(Switch::PortId to, const Offload& offload, std::span<
   std::span<u8> frame(scratch_.data(), header.size() + rest.size());
   std::memcpy(frame.data(), header.data(), header.size());
   if (!rest.empty()) std::memcpy(frame.data() + header.size(), rest.data(), rest.size());
-  return well_formed(offload, frame) && m->uplink->send(offload, frame);
+  return well_formed(offload, frame) && m->uplink->send(offload, frame, 0);
 }
 
 /// Once for all frames of a turn.
@@ -280,7 +280,7 @@ Result<> SwitchServer::add_uplink(u16 vlan, const Way& way) {
   setup.uplink = true;
   m->id = TRY(switch_.add(std::move(setup), clock_.now()));
   m->uplink->attach({.receive =
-                         [this, id = m->id](const Offload& o, std::span<const u8> frame) {
+                         [this, id = m->id](const Offload& o, std::span<const u8> frame, unsigned) {
                            from_uplink(id, o, frame);
                            return true;
                          },

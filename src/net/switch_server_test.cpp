@@ -22,7 +22,7 @@ namespace {
 struct Machine {
   Machine(EventLoop& l, std::unique_ptr<SwitchPort> p) : loop(l), port(std::move(p)) {
     port->attach({.receive =
-                      [this](const Offload& o, std::span<const u8> frame) {
+                      [this](const Offload& o, std::span<const u8> frame, unsigned) {
                         if (full) return false;
                         offloads.push_back(o);
                         got.emplace_back(frame.begin(), frame.end());
@@ -32,7 +32,7 @@ struct Machine {
                   .carrier = [this](bool up) { carrier = up; }});
   }
   bool send(std::span<const u8> frame, const Offload& o = {}) {
-    bool done = port->send(o, frame);
+    bool done = port->send(o, frame, 0);
     port->flush();
     return done;
   }
@@ -238,7 +238,7 @@ TEST_F(SwitchServerTest, TheRateHoldsTheSenderBackWithoutLoss) {
     double before = passed();
     Nanos start = clock.now();
     while (clock.now() - start < span) {
-      if (a->port->send({}, f)) {
+      if (a->port->send({}, f, 0)) {
         ++sent;
         if (sent % 16 == 0) a->port->flush();
       } else {

@@ -5,6 +5,7 @@
 
 #include "net/frames.hpp"
 #include "net/own_network.hpp"
+#include "net/tap_queues.hpp"
 
 namespace skerry::net {
 namespace {
@@ -19,12 +20,13 @@ struct Guest {
     if (!made) ::_exit(1);
     port = std::move(*made);
     port->attach({.receive =
-                      [this](const Offload& o, std::span<const u8> frame) {
+                      [this](const Offload& o, std::span<const u8> frame, unsigned queue) {
                         if (full) {
                           ++refused;
                           return false;
                         }
                         take(o, frame);
+                        last_queue = queue;
                         return true;
                       },
                   .writable = {},
@@ -41,7 +43,7 @@ struct Guest {
       std::copy_n(kMac, 6, &answer[22]);
       std::copy_n(&frame[38], 4, &answer[28]);
       host = {frame[6], frame[7], frame[8], frame[9], frame[10], frame[11]};
-      EXPECT_TRUE(port->send({}, answer));
+      EXPECT_TRUE(port->send({}, answer, 0));
     } else if (type == ETH_P_IP && frame[23] != 2) {
       frames.emplace_back(o, std::vector<u8>(frame.begin(), frame.end()));
     }
@@ -56,7 +58,7 @@ struct Guest {
   std::vector<std::pair<Offload, std::vector<u8>>> frames;
   Mac host{};
   bool full = false;
-  unsigned refused = 0;
+  unsigned refused = 0, last_queue = 0;
 };
 
 TEST(Tap, DatagramsBothWaysWithChecksumsLeftOpen) {
@@ -78,7 +80,7 @@ TEST(Tap, DatagramsBothWaysWithChecksumsLeftOpen) {
     std::swap_ranges(answer.begin() + 26, answer.begin() + 30, answer.begin() + 30);
     std::swap_ranges(answer.begin() + 34, answer.begin() + 36, answer.begin() + 36);
     answer.back() = '!';
-    EXPECT_TRUE(guest.port->send(offload, answer));
+    EXPECT_TRUE(guest.port->send(offload, answer, 0));
     char got[16];
     guest.run_until([&] { return ::recv(socket.get(), got, sizeof got, MSG_PEEK) == 5; });
     EXPECT_EQ(std::string(got, 5), "hell!");
@@ -108,9 +110,90 @@ TEST(Tap, LargeSegmentsGoThroughWhole) {
     TcpFrame large(false, 20'000);
     Offload offload = large.large(1400);
     offload.header_length = 0xffff;
-    EXPECT_TRUE(guest.port->send(offload, large.bytes));
+    EXPECT_TRUE(guest.port->send(offload, large.bytes, 0));
     // And says itself how many frames it took.
     EXPECT_GE(received_bytes("sk-tap"), 20'000u);
+  });
+}
+
+TEST(Tap, FlowsStayOnTheQueuesOnWhichTheyAreSent) {
+  in_own_network([] {
+    Guest guest({.ifname = "sk-tap", .bridge = "", .queues = 3});
+    EXPECT_EQ(guest.port->queues(), 3u);
+    EXPECT_EQ(tap_queues("sk-tap"), 3u);  // one of them attached
+    give_address("sk-tap");
+    Fd socket = udp_socket();
+    auto ask = [&] {
+      guest.frames.clear();
+      send_to_guest(socket, "ask");
+      guest.run_until([&] { return !guest.frames.empty(); });
+      return guest.last_queue;
+    };
+    EXPECT_EQ(ask(), 0u);
+    std::vector<u8> answer = guest.frames.at(0).second;
+    std::copy_n(guest.host.begin(), 6, answer.begin());
+    std::copy_n(Guest::kMac, 6, answer.begin() + 6);
+    std::swap_ranges(answer.begin() + 26, answer.begin() + 30, answer.begin() + 30);
+    std::swap_ranges(answer.begin() + 34, answer.begin() + 36, answer.begin() + 36);
+    auto answer_on = [&](unsigned queue) {
+      EXPECT_TRUE(guest.port->send(guest.frames.at(0).first, answer, queue));
+      char text[16];
+      bool got = false;
+      guest.run_until([&] {
+        got = got || ::recv(socket.get(), text, sizeof text, 0) == 3;
+        return got;
+      });
+    };
+    guest.port->use_queues(3);
+    for (unsigned queue : {2u, 1u, 0u, 2u}) {
+      answer_on(queue);
+      EXPECT_EQ(ask(), queue);
+    }
+    // Without queue 2 its flows come on the others.
+    guest.port->use_queues(2);
+    EXPECT_LT(ask(), 2u);
+    answer_on(2);  // on any
+    answer_on(1);
+    EXPECT_EQ(ask(), 1u);
+    guest.port->use_queues(1);
+    EXPECT_EQ(ask(), 0u);
+    guest.port->use_queues(3);
+    answer_on(2);
+    EXPECT_EQ(ask(), 2u);
+
+    // What is refused on one queue does not hold up the others, and is not lost.
+    guest.frames.clear();
+    guest.full = true;
+    send_to_guest(socket, "ask");
+    guest.run_until([&] { return guest.refused == 1; });
+    guest.full = false;
+    guest.port->resume();
+    guest.run_until([&] { return guest.frames.size() == 1; });
+    EXPECT_EQ(guest.last_queue, 2u);
+  });
+}
+
+TEST(Tap, DevicesWithOneAndWithSeveralQueues) {
+  in_own_network([] {
+    HostClock clock;
+    auto loop = *EventLoop::create(clock);
+    // That of one queue and that of several are made so; the latter serves a card with one, too.
+    ASSERT_TRUE(make_tap("sk-one", false));
+    ASSERT_TRUE(make_tap("sk-many", true));
+    auto refused = TapPort::create(*loop, {.ifname = "sk-one", .bridge = "", .queues = 2});
+    ASSERT_FALSE(refused);
+    EXPECT_NE(refused.error().hint.find("not made with multi_queue"), std::string::npos);
+    auto one = TapPort::create(*loop, {.ifname = "sk-many", .bridge = ""});
+    ASSERT_TRUE(one) << one.error().message();
+    EXPECT_EQ((*one)->queues(), 1u);
+    for (unsigned queues : {1u, 2u}) {
+      auto second = TapPort::create(*loop, {.ifname = "sk-many", .bridge = "", .queues = queues});
+      ASSERT_FALSE(second);
+      EXPECT_NE(second.error().hint.find("another program has it open"), std::string::npos);
+    }
+    one->reset();
+    EXPECT_TRUE(TapPort::create(*loop, {.ifname = "sk-many", .bridge = "", .queues = 2}));
+    EXPECT_EQ(tap_queues("lo"), std::nullopt);
   });
 }
 

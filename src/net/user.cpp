@@ -231,7 +231,7 @@ void UserPort::post() {
   });
 }
 
-bool UserPort::send(const Offload& offload, std::span<const u8> frame) {
+bool UserPort::send(const Offload& offload, std::span<const u8> frame, unsigned) {
   if (outgoing_bytes_ + frame.size() > kWaiting) return false;
   outgoing_bytes_ += frame.size();
   outgoing_.push_back({offload, {frame.begin(), frame.end()}});
@@ -354,7 +354,7 @@ void UserPort::packet(std::span<const u8> bytes) {
 void UserPort::deliver() {
   while (!incoming_.empty() && !refused_) {
     Waiting& next = incoming_.front();
-    if (events_.receive && !events_.receive(next.offload, next.frame)) {
+    if (events_.receive && !events_.receive(next.offload, next.frame, 0)) {
       refused_ = true;
       return;
     }

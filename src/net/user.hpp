@@ -48,7 +48,7 @@ class UserPort final : public Port {
   ~UserPort() override;
 
   void attach(Events events) override { events_ = std::move(events); }
-  bool send(const Offload& offload, std::span<const u8> frame) override;
+  bool send(const Offload& offload, std::span<const u8> frame, unsigned queue) override;
   void resume() override;
   std::string describe() const override { return "user"; }
 

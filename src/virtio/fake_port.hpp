@@ -12,11 +12,14 @@ class FakePort final : public net::Port {
   struct Sent {
     net::Offload offload;
     std::vector<u8> frame;
+    unsigned queue;
   };
   void attach(Events e) override { events = std::move(e); }
-  bool send(const net::Offload& offload, std::span<const u8> frame) override {
+  unsigned queues() const override { return queues_there; }
+  void use_queues(unsigned count) override { queues_used = count; }
+  bool send(const net::Offload& offload, std::span<const u8> frame, unsigned queue) override {
     if (full) return false;
-    sent.push_back({offload, {frame.begin(), frame.end()}});
+    sent.push_back({offload, {frame.begin(), frame.end()}, queue});
     if (sent.size() > 1000) sent.clear();
     return true;
   }
@@ -28,6 +31,7 @@ class FakePort final : public net::Port {
   std::vector<Sent> sent;
   bool full = false;
   unsigned flushes = 0, resumes = 0;
+  unsigned queues_there = 1, queues_used = 1;
 };
 
 }  // namespace skerry::virtio

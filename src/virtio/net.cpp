@@ -28,25 +28,26 @@ Net::Net(std::string name, Environment environment, std::unique_ptr<net::Port> p
   store<u16>(&config_[10], setup_.mtu);
   std::weak_ptr<Net*> self = self_;
   std::mutex& lock = environment_.lock;
-  port_->attach({.receive =
-                     [self, &lock](const net::Offload& offload, std::span<const u8> frame) {
-                       std::lock_guard guard(lock);
-                       auto alive = self.lock();
-                       return !alive || (*alive)->receive(offload, frame);
-                     },
-                 .writable =
-                     [self, &lock] {
-                       std::lock_guard guard(lock);
-                       if (auto alive = self.lock()) (*alive)->transmit_all();
-                     },
-                 .carrier =
-                     [self, &lock](bool up) {
-                       std::lock_guard guard(lock);
-                       if (auto alive = self.lock()) {
-                         (*alive)->carrier_ = up;
-                         (*alive)->show_link();
-                       }
-                     }});
+  port_->attach(
+      {.receive =
+           [self, &lock](const net::Offload& offload, std::span<const u8> frame, unsigned queue) {
+             std::lock_guard guard(lock);
+             auto alive = self.lock();
+             return !alive || (*alive)->receive(offload, frame, queue);
+           },
+       .writable =
+           [self, &lock] {
+             std::lock_guard guard(lock);
+             if (auto alive = self.lock()) (*alive)->transmit_all();
+           },
+       .carrier =
+           [self, &lock](bool up) {
+             std::lock_guard guard(lock);
+             if (auto alive = self.lock()) {
+               (*alive)->carrier_ = up;
+               (*alive)->show_link();
+             }
+           }});
 }
 
 Net::~Net() = default;
@@ -103,6 +104,16 @@ void Net::reset() {
   state_.mac = setup_.mac;
   std::memcpy(config_.data(), state_.mac.data(), 6);
   steer_ = {};
+  pairs_changed();
+}
+
+/// On the port's thread, which this may not be.
+void Net::pairs_changed() {
+  if (port_->queues() == 1) return;
+  environment_.loop.post([self = std::weak_ptr(self_), &lock = environment_.lock] {
+    std::lock_guard guard(lock);
+    if (auto alive = self.lock()) (*alive)->port_->use_queues((*alive)->state_.pairs);
+  });
 }
 
 Result<> Net::load(const state::Image& image) {
@@ -117,6 +128,7 @@ Result<> Net::load(const state::Image& image) {
                      setup_.pairs);
   state_ = std::move(saved);
   std::memcpy(config_.data(), state_.mac.data(), 6);
+  pairs_changed();
   return {};
 }
 
@@ -206,7 +218,7 @@ bool Net::send(Chain& chain, unsigned pair) {
     ++counters_.sent_dropped;
     return true;
   }
-  if (!port_->send(offload, frame)) return false;
+  if (!port_->send(offload, frame, pair)) return false;
   if (state_.pairs > 1) steer_[net::flow_hash(frame) % steer_.size()] = static_cast<u8>(pair);
   ++counters_.sent_frames;
   counters_.sent_bytes += length;
@@ -232,8 +244,9 @@ bool Net::wanted(const u8* mac) const {
                                 state_.unicast.has(mac));
 }
 
-unsigned Net::pair_for(std::span<const u8> frame) const {
+unsigned Net::pair_for(std::span<const u8> frame, unsigned queue) const {
   if (state_.pairs <= 1) return 0;
+  if (port_->queues() > 1) return queue % state_.pairs;
   return steer_[net::flow_hash(frame) % steer_.size()] % state_.pairs;
 }
 
@@ -246,14 +259,14 @@ void Net::count_received(Put put, size_t length) {
   counters_.received_bytes += length;
 }
 
-bool Net::receive(const net::Offload& offload, std::span<const u8> frame) {
+bool Net::receive(const net::Offload& offload, std::span<const u8> frame, unsigned from) {
   // Without a driver there is nobody to wait for.
   if (queues_.empty() || !link_up() || frame.size() < net::kEthernetHeader ||
       !wanted(frame.data())) {
     ++counters_.received_dropped;
     return true;
   }
-  Queue* queue = this->queue(2 * pair_for(frame));
+  Queue* queue = this->queue(2 * pair_for(frame, from));
   if (!queue) {
     ++counters_.received_dropped;
     return true;
@@ -276,7 +289,7 @@ bool Net::receive(const net::Offload& offload, std::span<const u8> frame) {
     }
     first = false;
     if (put == Put::no_room) {
-      waiting_.push_back({o, {part.begin(), part.end()}});
+      waiting_.push_back({o, {part.begin(), part.end()}, from});
     } else {
       count_received(put, part.size());
     }
@@ -288,7 +301,7 @@ bool Net::receive(const net::Offload& offload, std::span<const u8> frame) {
 void Net::send_waiting() {
   while (!waiting_.empty()) {
     const Waiting& next = waiting_.front();
-    Queue* queue = this->queue(2 * pair_for(next.frame));
+    Queue* queue = this->queue(2 * pair_for(next.frame, next.queue));
     Put put = queue ? this->put(*queue, next.offload, next.frame) : Put::never;
     if (put == Put::no_room) return;
     count_received(put, next.frame.size());

@@ -3,7 +3,8 @@
 // Virtio 1.2 section 5.1: one to kMaxPairs pairs of queues and a control queue; mergeable receive
 // buffers; checksum and TCP segmentation offload both ways, done here in software for a driver that
 // has not negotiated them; address filters, link state, MTU. Frames for the guest go to the pair
-// whose transmit queue last sent of the same flow (5.1.6.5.6). Not here: UFO, USO, RSS, VLAN
+// whose transmit queue last sent of the same flow (5.1.6.5.6): the port sees to that
+// if it has several queues, else the table here. Not here: UFO, USO, RSS, VLAN
 // filters, hash reports.
 //
 // A frame is copied out of guest memory before anything in it is looked at. Frames under way are no
@@ -103,6 +104,7 @@ class Net final : public VirtioDevice {
   struct Waiting {
     net::Offload offload;
     std::vector<u8> frame;
+    unsigned queue;  ///< of the port's
   };
   enum class Put : u8 { done, no_room, never };
   /// In State::offloads: the driver chose them; without, all that were negotiated are on.
@@ -117,9 +119,10 @@ class Net final : public VirtioDevice {
   void transmit_all();
   bool send(Chain& chain, unsigned pair);
 
-  bool receive(const net::Offload& offload, std::span<const u8> frame);
+  bool receive(const net::Offload& offload, std::span<const u8> frame, unsigned queue);
   bool wanted(const u8* mac) const;
-  unsigned pair_for(std::span<const u8> frame) const;
+  unsigned pair_for(std::span<const u8> frame, unsigned queue) const;
+  void pairs_changed();
   Put put(Queue& queue, const net::Offload& offload, std::span<const u8> frame);
   Put put_single(Queue& queue, std::span<const u8> header, std::span<const u8> frame);
   void count_received(Put put, size_t length);

@@ -38,6 +38,7 @@ bool Net::command(Chain& chain) {
       u16 pairs = skerry::load<u16>(value);
       if (pairs < 1 || pairs > setup_.pairs) return false;
       state_.pairs = pairs;
+      pairs_changed();
       return true;
     }
     case kOffloads: {

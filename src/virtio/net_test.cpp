@@ -45,8 +45,8 @@ struct NetTest : testing::Test {
     driver->kick(queue);
     ASSERT_TRUE(driver->wait_used(queue));
   }
-  bool receive(const Offload& offload, std::span<const u8> frame) {
-    return port->events.receive(offload, frame);
+  bool receive(const Offload& offload, std::span<const u8> frame, unsigned queue = 0) {
+    return port->events.receive(offload, frame, queue);
   }
   Gpa buffer(u32 length, unsigned queue = 0) {
     Gpa at = driver->allocate(length);
@@ -325,6 +325,29 @@ TEST_F(NetTest, FramesComeBackOnTheQueueOfTheirFlow) {
   buffer(2000, 2);
   EXPECT_TRUE(receive({}, f.bytes));  // its queue is not in use any more
   EXPECT_TRUE(driver->used(2));
+}
+
+TEST_F(NetTest, APortWithQueuesSpreadsTheFramesItself) {
+  plug(4);
+  port->queues_there = 4;
+  ASSERT_TRUE(driver->start(kBasic | kControl | Net::kFeatureMultiqueue));
+  EXPECT_EQ(control({4, 0, 3, 0}), 0);
+  rig.run();
+  EXPECT_EQ(port->queues_used, 3u);
+  TcpFrame f(false, 10);
+  transmit({}, f.bytes, 5);
+  EXPECT_EQ(port->sent.back().queue, 2u);
+  for (unsigned queue : {0u, 2u, 4u}) buffer(2000, queue);
+  for (unsigned pair : {1u, 2u, 0u}) {
+    EXPECT_TRUE(receive({}, f.bytes, pair));
+    EXPECT_TRUE(driver->used(2 * pair));
+  }
+  buffer(2000, 0);
+  EXPECT_TRUE(receive({}, f.bytes, 3));  // came before the port heard of it
+  EXPECT_TRUE(driver->used(0));
+  driver->set(FakeDriver::device_status, 1, 0);
+  rig.run();
+  EXPECT_EQ(port->queues_used, 1u);
 }
 
 TEST_F(NetTest, WithoutMultiqueueTheControlQueueIsTheThird) {
