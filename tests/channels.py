@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""A Debian guest and what leads from it to programs of the host: vsock, named ports, shared folders. channels.py SKERRY.
+"""A Debian guest and what leads from it to programs of the host: vsock, named ports, shared folders. channels.py SKERRY
+[--engine E].
 
 77 if there is no guest image."""
 import hashlib
@@ -9,20 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 
-from control import GUESTS, SCALE, Console
+import kit
+from kit import GUESTS, SCALE
 
-KERNEL = GUESTS / "cloud-6.1"
+KERNEL = "cloud-6.1"
 LIMIT = 60 * SCALE
-
-
-def wait_for(path, vm):
-    end = time.monotonic() + 30 * SCALE
-    while not path.exists():
-        assert time.monotonic() < end and vm.poll() is None, f"no {path}"
-        time.sleep(0.05)
 
 
 def connected(path):
@@ -167,7 +161,7 @@ def ports(path, console):
     print(f"ok: named ports, {len(big)} bytes each way, programs that come and go")
 
 
-def shares(skerry, scratch, console, vm):
+def shares(scratch, console):
     big = (GUESTS / "busybox").read_bytes()
     digest = hashlib.md5(big).hexdigest()
     (scratch / "rw/from_host").write_bytes(big)
@@ -219,12 +213,12 @@ def is_daemon(path, scratch):
 
 def share_errors(skerry, scratch):
     def refused(share, **env):
-        ran = subprocess.run([skerry, "run", "--kernel", KERNEL / "vmlinuz", "--share", share], capture_output=True,
+        ran = subprocess.run([skerry, "run", "--kernel", GUESTS / KERNEL / "vmlinuz", "--share", share], capture_output=True,
                              text=True, stdin=subprocess.DEVNULL, timeout=LIMIT, env={**os.environ, **env})
         assert ran.returncode == 71, ran
         return ran.stderr
     assert "cannot find" in refused("tag=x,path=/nonexistent")
-    assert "is no folder" in refused(f"tag=x,path={KERNEL / 'vmlinuz'}")
+    assert "is no folder" in refused(f"tag=x,path={GUESTS / KERNEL / 'vmlinuz'}")
     assert "cannot be executed" in refused(f"tag=x,path={scratch}", SKERRY_VIRTIOFSD="/nonexistent")
     assert "virtiofsd ended" in refused(f"tag=x,path={scratch}", SKERRY_VIRTIOFSD="/bin/false")
     print("ok: shares that cannot be")
@@ -247,49 +241,43 @@ def virtiofsd_runs(skerry, scratch):
     return f"shares are not tested: virtiofsd does not run here: {said.splitlines()}", ""
 
 
-def check(skerry, scratch):
+def check(args, scratch):
     for name in ("rw", "ro"):
         (scratch / name).mkdir()
-    unable, sandbox = virtiofsd_runs(skerry, scratch)
+    unable, sandbox = virtiofsd_runs(args.skerry, scratch)
     if unable:
         print(f"skipped: {unable}")
     else:
-        share_errors(skerry, scratch)
+        share_errors(args.skerry, scratch)
     folders = [] if unable else ["--share", f"tag=rw,path={scratch}/rw{sandbox}",
                                  "--share", f"tag=ro,path={scratch}/ro,readonly{sandbox}"]
-    control, path, port = scratch / "vm.sock", scratch / "v", scratch / "port"
-    vm = subprocess.Popen(
-        [skerry, "run", "--engine", "soft", "--kernel", KERNEL / "vmlinuz", "--initrd", KERNEL / "initrd",
-         "--append", "console=ttyS0 quiet panic=-1", "--serial", "none", "--control", f"unix:{control}",
-         "--vsock", f"cid=42,socket={path}", "--channel", f"name=org.other,socket={scratch / 'other'}",
-         "--channel", f"name=org.test.0,socket={port}", *folders], stdin=subprocess.DEVNULL)
-    try:
-        wait_for(control, vm)
-        console = Console(control, replay=65536)
+    path, port = scratch / "v", scratch / "port"
+    with kit.Machine(args, scratch, KERNEL, "--vsock", f"cid=42,socket={path}",
+                       "--channel", f"name=org.other,socket={scratch / 'other'}",
+                       "--channel", f"name=org.test.0,socket={port}", *folders) as vm:
+        console = vm.console()
         console.expect("# ")
         console.type("cd /; for m in /extra/*.ko; do insmod $m; done; echo loaded; echo\n")
         console.expect("\nloaded\n")
         vsock(path, console)
         ports(port, console)
         if not unable:
-            shares(skerry, scratch, console, vm)
+            shares(scratch, console)
         console.type("dmesg | grep -E 'BUG|WARNING:|Call Trace' || echo well; poweroff -f\n")
         console.expect("\nwell\n")
-        assert vm.wait(timeout=LIMIT) == 0
+        assert vm.ended() == 0
         left = [p for p in pathlib.Path("/proc").glob("[0-9]*/cmdline") if is_daemon(p, scratch)]
         assert not left, f"virtiofsd is left behind: {left}"
         assert not path.exists() and not port.exists(), "a socket is left behind"
-    finally:
-        vm.kill()
-        vm.wait()
 
 
 def main():
-    if not (KERNEL / "initrd").exists():
-        print("skipped: no guest image; make it with: tests/guests/make")
-        return 77
-    with tempfile.TemporaryDirectory(prefix="skerry-channels-") as scratch:
-        check(sys.argv[1], pathlib.Path(scratch))
+    args = kit.parser(__doc__).parse_args()
+    if why := kit.missing(KERNEL):
+        print(f"skipped: {why}")
+        return kit.SKIP
+    with kit.scratch("channels") as scratch:
+        check(args, pathlib.Path(scratch))
     return 0
 
 

@@ -1,32 +1,33 @@
 #!/usr/bin/env python3
 """A whole Debian system: built by `skerry image build`, set up by cloud-init, started from its own disk.
 
-  tests/debian.py --skerry build/release/bin/skerry [--engine soft] [--image FILE] [--timing] [--verbose]
+  tests/debian.py build/release/bin/skerry [--engine soft] [--image FILE] [--timing] [--verbose]
 
 The image is built once and kept in build/debian; it needs a Debian mirror, and the test skips, saying why, where
 none can be reached. The guest must come to a login, systemd to `running` with no unit failed, the host name and
 the user of the seed disk must be there, the filesystem must fill the disk, and the machine must power off.
-`skerry ssh` must get in through the NAT with the user's key and not with another, and apt-get must install a package
+The guest agent must answer on its channel. `skerry ssh` must get in through the NAT with the user's key and not with another, and apt-get must install a package
 over the network; where this host itself does not reach the guest's mirror, that part is skipped, saying why.
 """
-import argparse
 import hashlib
+import json
 import os
 import pathlib
 import re
 import selectors
 import shutil
+import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.parse
 
-SKIP = 77
+import kit
+from kit import SCALE
+
 HERE = pathlib.Path(__file__).resolve().parent
 IMAGES = pathlib.Path(os.environ.get("SKERRY_DEBIAN") or HERE.parent / "build/debian")
 ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|[()].)")
-SCALE = float(os.environ.get("SKERRY_TEST_SCALE", "1"))
 
 
 class Skipped(Exception):
@@ -39,6 +40,8 @@ def image(skerry):
     path = IMAGES / f"debian-12-{recipe}.raw"
     if path.exists():
         return path
+    if kit.IN_LAB:
+        raise Skipped(f"no image {path}; ctest guest.soft.debian makes it")
     IMAGES.mkdir(parents=True, exist_ok=True)
     built = subprocess.run([skerry, "image", "build", "debian-12", "-o", str(path)], stderr=subprocess.PIPE, text=True)
     if built.returncode != 0:
@@ -104,6 +107,36 @@ class Ssh:
         return ran.stdout.strip() + (f" (status {ran.returncode})" if ran.returncode else "")
 
 
+class Agent:
+    """The QEMU guest agent, through its channel: a line of JSON each way."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(60 * SCALE)
+        self.socket.connect(path)
+        self.stream = self.socket.makefile("rwb")
+
+    def ask(self, command):
+        """What it returns, or what is wrong."""
+        self.stream.write(json.dumps({"execute": command}).encode() + b"\n")
+        self.stream.flush()
+        try:
+            answer = json.loads(self.stream.readline())
+        except (OSError, ValueError) as error:
+            return f"{command}: {error!r}"
+        return answer.get("return", answer)
+
+
+def check_agent(path, expect):
+    agent = Agent(path)
+    expect("guest agent", str(agent.ask("guest-ping")), r"^{}$")
+    info = agent.ask("guest-info")
+    known = [c["name"] for c in info["supported_commands"] if c["enabled"]] if isinstance(info, dict) else []
+    expect("its commands", f"{len(known)} known, guest-shutdown {'guest-shutdown' in known}", r"guest-shutdown True$")
+    name = agent.ask("guest-get-host-name")
+    expect("its host name", str(name), r"^{'host-name': 'whole-debian'}$")
+
+
 def apt_options(uri, scratch):
     """Options with which the guest's apt reaches the mirror as this host's does. Skipped if that does not."""
     url = urllib.parse.urlparse(uri)
@@ -159,11 +192,10 @@ def check(args, scratch):
         file.truncate(5 << 30)  # a larger one than was built
     key = pathlib.Path(scratch) / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-    console = Console([args.skerry, "run", "--engine", args.engine, "--boot-from-disk", "--disk", f"path={disk}",
+    console = Console([args.skerry, "run", *kit.engine_options(args.engine), "--boot-from-disk", "--disk", f"path={disk}",
                        "--memory", "1G", "--hostname", "whole-debian", "--user", "ann", "--ssh-key", f"{key}.pub",
                        "--net", "user,hostfwd=tcp:127.0.0.1:0-:22", "--control", f"unix:{scratch}/control",
-                       # As in run_guest.py.
-                       *(["--cpu", "x86-64-v2,-xsave"] if os.environ.get("SKERRY_LAB") else [])],
+                       "--channel", f"name=org.qemu.guest_agent.0,socket={scratch}/agent"],
                       args.verbose)
     ssh = Ssh(args.skerry, f"{scratch}/control")
     wrong = []
@@ -187,6 +219,7 @@ def check(args, scratch):
         expect("key", console.ask("cat /home/ann/.ssh/authorized_keys"),
                re.escape(pathlib.Path(f"{key}.pub").read_text().strip()))
         expect("size", console.ask("df -BM --output=size / | tail -1"), r"^\s*4[0-9]{3}M$|^\s*5[01][0-9]{2}M$")
+        check_agent(f"{scratch}/agent", expect)
         check_network(ssh, scratch, expect)
         console.process.stdin.write(b"poweroff\n")
         console.process.stdin.flush()
@@ -206,22 +239,20 @@ def check(args, scratch):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--skerry", required=True)
-    parser.add_argument("--engine", default="soft")
+    parser = kit.parser(__doc__)
     parser.add_argument("--image", help="an image that is there already")
     parser.add_argument("--timing", action="store_true")
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
     if not shutil.which("ssh-keygen") or not shutil.which("ssh"):
         print("skipped: no OpenSSH client; apt-get install openssh-client")
-        return SKIP
+        return kit.SKIP
     try:
-        with tempfile.TemporaryDirectory(prefix="skerry-debian-", dir=os.environ.get("TMPDIR", "/var/tmp")) as scratch:
+        with kit.scratch("debian") as scratch:
             return check(args, scratch)
     except Skipped as why:
         print(f"skipped: {why}")
-        return SKIP
+        return kit.SKIP
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""A host's disk that is full under a guest: disk_full.py SKERRY. Needs root, for a small tmpfs; 77 without, or without
-a guest image.
+"""A host's disk that is full under a guest: disk_full.py SKERRY [--engine E]. Needs root, for a small tmpfs;
+77 without, or without a guest image.
 
 The guest writes more than there is room for. With a control socket the machine is paused, says why, and finishes the
 very same requests once there is room and it is resumed: the guest sees no error, and what it wrote is there. With
@@ -10,31 +10,21 @@ import os
 import pathlib
 import subprocess
 import sys
-import tempfile
-import time
 
-sys.dont_write_bytecode = True
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from control import GUESTS, KERNEL, SCALE, Client, Console  # noqa: E402
+import kit
+from kit import GUESTS
 
+KERNEL = "cloud-6.12"
 MIB = 1 << 20
 
 
-def fill(skerry, folder, small, name, options):
+def fill(args, folder, small, name, options):
     disk = small / name
-    subprocess.run([skerry, "image", "create", disk, "12M"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([args.skerry, "image", "create", disk, "12M"], check=True, stdout=subprocess.DEVNULL)
     ballast = small / "ballast"
     ballast.write_bytes(bytes(10 * MIB))
-    path = folder / "vm.sock"
-    vm = subprocess.Popen([skerry, "run", "--engine", "soft", "--kernel", KERNEL / "vmlinuz", "--initrd", KERNEL / "initrd",
-                           "--append", "console=ttyS0 quiet panic=-1", "--serial", "none", "--control", f"unix:{path}",
-                           "--disk", f"path={disk}{options}"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    try:
-        end = time.monotonic() + 30 * SCALE
-        while not path.exists():
-            assert time.monotonic() < end and vm.poll() is None, "no socket"
-            time.sleep(0.05)
-        watcher, client, console = Client(path), Client(path), Console(path, replay=65536)
+    with kit.Machine(args, folder, KERNEL, "--disk", f"path={disk}{options}", stderr=subprocess.PIPE, text=True) as vm:
+        watcher, client, console = vm.client(), vm.client(), vm.console()
         watcher.result("events", after=0)
         console.expect("# ")
         busybox = (GUESTS / "busybox").read_bytes()
@@ -45,8 +35,7 @@ def fill(skerry, folder, small, name, options):
             console.expect("\nstatus=1\n")
             assert client.result("status")["state"] == "running"
             console.type("poweroff -f\n")
-            assert vm.wait(timeout=60 * SCALE) == 0
-            ballast.unlink()
+            assert vm.ended() == 0
             print(f"ok: {name}{options}: the guest has the error")
             return
         for round_number in (1, 2):
@@ -65,36 +54,32 @@ def fill(skerry, folder, small, name, options):
         console.type(f"echo 3 > /proc/sys/vm/drop_caches; head -c {copies * len(busybox)} /dev/vda | md5sum; echo\n")
         console.expect(f"\n{hashlib.md5(busybox * copies).hexdigest()}  -\n")
         console.type("poweroff -f\n")
-        assert vm.wait(timeout=60 * SCALE) == 0
-        assert "skerry ctl" in vm.stderr.read()
-        subprocess.run([skerry, "image", "check", disk] if name.endswith("qcow2") else ["true"], check=True,
+        assert vm.ended() == 0
+        assert "skerry ctl" in vm.process.stderr.read()
+        subprocess.run([args.skerry, "image", "check", disk] if name.endswith("qcow2") else ["true"], check=True,
                        stdout=subprocess.DEVNULL)
         print(f"ok: {name}: paused for want of room, and went on")
-    finally:
-        vm.kill()
-        vm.wait()
-        disk.unlink()
-        ballast.unlink(missing_ok=True)
 
 
 def main():
-    skerry = sys.argv[1]
-    if not (KERNEL / "initrd").exists():
-        print("skipped: no guest image; make it with: tests/guests/make")
-        return 77
+    args = kit.parser(__doc__).parse_args()
+    if why := kit.missing(KERNEL):
+        print(f"skipped: {why}")
+        return kit.SKIP
     if os.getuid() != 0:
         print("skipped: only root can mount a small tmpfs")
-        return 77
-    with tempfile.TemporaryDirectory(prefix="skerry-full-") as scratch:
+        return kit.SKIP
+    with kit.scratch("full") as scratch:
         small = pathlib.Path(scratch) / "small"
         small.mkdir()
         if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=15m", "tmpfs", small]).returncode != 0:
             print("skipped: no tmpfs can be mounted here")
-            return 77
+            return kit.SKIP
         try:
-            fill(skerry, pathlib.Path(scratch), small, "disk.raw", "")
-            fill(skerry, pathlib.Path(scratch), small, "disk.qcow2", "")
-            fill(skerry, pathlib.Path(scratch), small, "disk.raw", ",on_enospc=report")
+            for name, options in ("disk.raw", ""), ("disk.qcow2", ""), ("disk.raw", ",on_enospc=report"):
+                fill(args, pathlib.Path(scratch), small, name, options)
+                for file in small.iterdir():
+                    file.unlink()
         finally:
             subprocess.run(["umount", small], check=True)
     return 0

@@ -1,26 +1,22 @@
 #!/usr/bin/env python3
-"""Random requests to disks of every kind, every byte of which is checked: disk_verify.py SKERRY DISK_VERIFY. 77 if there
-is no guest image.
+"""Random requests to disks of every kind, every byte of which is checked: disk_verify.py SKERRY
+[--engine E] [--program DISK_VERIFY] [--requests N] [--seed N]. 77 if there is no guest image.
 
 A guest with two CPUs has a disk of each kind and runs disk_verify on all of them at the same time; afterwards what
 the host finds in the images must be what the guest last read, and qcow2 images must be consistent."""
 import hashlib
-import os
 import pathlib
 import re
 import subprocess
 import sys
-import tempfile
 import time
 
-sys.dont_write_bytecode = True
-HERE = pathlib.Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "bench")]
-from control import GUESTS, SCALE, Client, Console  # noqa: E402
+import kit
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent / "bench"))
 from harness.root import archive  # noqa: E402
 
-KERNEL = GUESTS / "cloud-6.1"
-REQUESTS = int(os.environ.get("SKERRY_VERIFY_REQUESTS", "3000"))
+KERNEL = "cloud-6.1"
 DISKS = [("plain.raw", ""), ("threads.raw", ",aio=threads"), ("direct.raw", ",direct"), ("plain.qcow2", ""),
          ("small.qcow2", ""), ("limited.raw", ",iops=20000,bps=200M")]
 
@@ -31,33 +27,32 @@ def make(skerry, folder, name):
 
 
 def main():
-    skerry, program = sys.argv[1:]
-    if not (KERNEL / "initrd").exists():
-        print("skipped: no guest image; make it with: tests/guests/make cloud-6.1")
-        return 77
-    seed = int(os.environ.get("SKERRY_VERIFY_SEED", time.time_ns() % 1000000))
-    print(f"seed {seed}, {REQUESTS} requests to each disk")
-    # Not in a tmpfs, where O_DIRECT and holes are other than on a disk.
-    with tempfile.TemporaryDirectory(prefix="skerry-verify-", dir="/var/tmp") as scratch:
+    parser = kit.parser(__doc__)
+    parser.add_argument("--program", type=pathlib.Path, help="disk_verify; beside skerry if not given")
+    parser.add_argument("--requests", type=int, default=3000, help="to each disk")
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 1000000)
+    args = parser.parse_args()
+    skerry, program = args.skerry, args.program or pathlib.Path(args.skerry).with_name("disk_verify")
+    if why := kit.missing(KERNEL):
+        print(f"skipped: {why}")
+        return kit.SKIP
+    if not program.exists():
+        print(f"skipped: no {program}; build disk_verify, which builds with sanitizers have not")
+        return kit.SKIP
+    print(f"seed {args.seed}, {args.requests} requests to each disk")
+    with kit.scratch("verify") as scratch:
         folder = pathlib.Path(scratch)
-        first = (KERNEL / "initrd").read_bytes()
+        first = (kit.GUESTS / KERNEL / "initrd").read_bytes()
         (folder / "initrd").write_bytes(first + bytes(-len(first) % 4) + archive(
-            {"disk_verify": (0o100755, pathlib.Path(program).read_bytes())}))
+            {"disk_verify": (0o100755, program.read_bytes())}))
         for name, _ in DISKS:
             make(skerry, folder, name)
         disks = [word for name, options in DISKS for word in ("--disk", f"path={folder / name}{options}")]
-        vm = subprocess.Popen([skerry, "run", "--engine", "soft", "--kernel", KERNEL / "vmlinuz", "--initrd",
-                               folder / "initrd", "--append", "console=ttyS0 quiet panic=-1", "--cpus", "2", "--serial", "none",
-                               "--control", f"unix:{folder / 'vm.sock'}", *disks], stdin=subprocess.DEVNULL)
-        try:
-            end = time.monotonic() + 30 * SCALE
-            while not (folder / "vm.sock").exists():
-                assert time.monotonic() < end and vm.poll() is None, "no socket"
-                time.sleep(0.05)
-            client, console = Client(folder / "vm.sock"), Console(folder / "vm.sock", replay=65536)
+        with kit.Machine(args, folder, KERNEL, "--cpus", "2", *disks, initrd=folder / "initrd") as vm:
+            client, console = vm.client(), vm.console()
             console.expect("# ")
             names = [f"/dev/vd{letter}" for letter in "abcdefgh"[:len(DISKS)]]
-            console.type(f"cd /; for d in {' '.join(names)}; do (/disk_verify $d {REQUESTS} {seed} >/log.${{d##*/}} 2>&1; "
+            console.type(f"cd /; for d in {' '.join(names)}; do (/disk_verify $d {args.requests} {args.seed} >/log.${{d##*/}} 2>&1; "
                          "echo ended=$?) & done; wait; cat /log.*; echo all; echo\n")
             # The machine is paused and goes on in the middle of it.
             for _ in range(20):
@@ -73,10 +68,7 @@ def main():
             log = client.result("screen", bytes=8192)["text"].replace("\r", "")
             sums = {image: re.search(rf"^([0-9a-f]{{32}})  {name}$", log, re.M)[1] for name, (image, _) in zip(names, DISKS)}
             console.type("poweroff -f\n")
-            assert vm.wait(timeout=60 * SCALE) == 0
-        finally:
-            vm.kill()
-            vm.wait()
+            assert vm.ended() == 0
         for image, _ in DISKS:
             path = folder / image
             if image.endswith("qcow2"):

@@ -6,9 +6,8 @@ then says so, while another process writes without. At a random moment the machi
 must find nothing but a journal to replay, and every file whose fsync the guest has seen must be there, whole; and
 `skerry image check` must find a qcow2 image consistent (leaked clusters are no corruption).
 
-  tests/kill9.py --skerry build/release/bin/skerry [--rounds 6] [--format raw,qcow2] [--engine soft] [--seed N]
+  tests/kill9.py build/release/bin/skerry [--rounds 6] [--format raw,qcow2] [--engine soft] [--seed N]
 """
-import argparse
 import os
 import pathlib
 import random
@@ -17,15 +16,12 @@ import selectors
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 
-SKIP = 77
-GUESTS = pathlib.Path(os.environ.get("SKERRY_GUESTS") or pathlib.Path(
-    os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "skerry/guests")
-KERNEL = GUESTS / "cloud-6.1"
+import kit
+
+KERNEL = "cloud-6.1"
 KEPT = 30  # how many files the guest leaves before it removes the oldest
-ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # the shell asks the terminal where its cursor is
 TOOLS = dict(os.environ, PATH=os.environ["PATH"] + ":/sbin:/usr/sbin")
 
 # File number n is a line with its number over and over, of a length that follows from n.
@@ -46,9 +42,7 @@ def run(command):
 
 def write_until_killed(args, disk, first, saves, delay, limit):
     """The number of the last file that the guest has called saved."""
-    command = [args.skerry, "run", "--engine", args.engine, "--kernel", str(KERNEL / "vmlinuz"), "--initrd",
-               str(KERNEL / "initrd"), "--append", "console=ttyS0 quiet panic=-1", "--memory", "256M",
-               "--disk", f"path={disk}"]
+    command = kit.command(args, KERNEL, "--memory", "256M", "--disk", f"path={disk}")
     machine = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     end, said, typed, last = time.monotonic() + limit, "", False, first
     began = kill_at = None
@@ -67,7 +61,7 @@ def write_until_killed(args, disk, first, saves, delay, limit):
                 print(said[-3000:])
                 raise SystemExit(f"FAILED: the machine ended by itself, status {machine.wait()}")
             said += data.replace("\r", "")
-            if not typed and ESCAPES.sub("", said[-200:]).endswith("# "):
+            if not typed and kit.ESCAPES.sub("", said[-200:]).endswith("# "):
                 typed = True
                 machine.stdin.write((WRITER % (first, KEPT) + "\n").encode())
                 machine.stdin.flush()
@@ -118,24 +112,22 @@ def check(skerry, disk, scratch, last):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--skerry", required=True)
-    parser.add_argument("--engine", default="soft")
+    parser = kit.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--format", default="raw,qcow2", help="comma-separated")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     args = parser.parse_args()
-    if not (KERNEL / "initrd").exists():
-        print(f"skipped: no guest image {KERNEL}; make it with: tests/guests/make cloud-6.1")
-        return SKIP
+    if why := kit.missing(KERNEL):
+        print(f"skipped: {why}")
+        return kit.SKIP
     for tool in ("mke2fs", "e2fsck", "debugfs"):
         if run(["sh", "-c", f"command -v {tool}"]).returncode != 0:
             print(f"skipped: no {tool}; apt-get install e2fsprogs")
-            return SKIP
+            return kit.SKIP
     chance = random.Random(args.seed)
-    limit = 120 * float(os.environ.get("SKERRY_TEST_SCALE", "1"))
+    limit = 120 * kit.SCALE
     print(f"seed {args.seed}")
-    with tempfile.TemporaryDirectory(prefix="skerry-kill9-") as scratch:
+    with kit.scratch("kill9") as scratch:
         disks = {pathlib.Path(scratch) / f"disk.{name}": 0 for name in args.format.split(",")}
         empty = pathlib.Path(scratch) / "empty.raw"
         made = run(["mke2fs", "-q", "-t", "ext4", str(empty), "64M"])

@@ -22,15 +22,13 @@ import tempfile
 import time
 import tomllib
 
+import kit
+import lab
 import net_server
+from kit import ESCAPES, GUESTS, SCALE, SKIP
 
 HERE = pathlib.Path(__file__).resolve().parent
-GUESTS = pathlib.Path(os.environ.get("SKERRY_GUESTS") or pathlib.Path(
-    os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "skerry/guests")
-SKIP = 77
 CRASHED = 81  # schema/exit_status.hpp
-LAB_STOPPED = 98  # tests/guests/lab
-ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def rows(engine=None, by_name=False):
@@ -43,16 +41,6 @@ def rows(engine=None, by_name=False):
         if engine is None or engine == "auto" or engine in engines or by_name and engine.split(",")[0] in engines:
             result[name] = row
     return result
-
-
-def missing(kernels):
-    """Why the rows cannot run, or None."""
-    for kernel in kernels:
-        if not (GUESTS / kernel / "initrd").exists():
-            return f"no guest image {GUESTS / kernel}; make it with: tests/guests/make"
-    if kernels and not (GUESTS / "disk.img").exists():
-        return "no disk image; make it with: tests/guests/make"
-    return None
 
 
 class Run:
@@ -120,18 +108,10 @@ class Run:
 
 def attempt(name, row, args):
     """One run of a row: whether it went well, and the exit status."""
-    kernel = GUESTS / row["kernel"]
     with tempfile.TemporaryDirectory(prefix="skerry-guest-") as scratch:
-        append = ["console=ttyS0", "quiet", "panic=-1", row.get("append", ""),
-                  f"skerry.cpus={row.get('cpus', 1)}", f"skerry.epoch={int(time.time())}"]
-        command = [args.skerry, "run", "--engine", args.engine, "--kernel", str(kernel / "vmlinuz"),
-                   "--initrd", str(kernel / "initrd"), "--append", " ".join(a for a in append if a),
-                   "--cpus", str(row.get("cpus", 1)), "--memory", row.get("memory", "512M"),
-                   *row.get("options", [])]
-        if os.environ.get("SKERRY_LAB"):
-            # QEMU 7.2's emulated SVM breaks XSAVE in a nested guest: with it, QEMU's own KVM guests die in
-            # rt_sigreturn just the same.
-            command += ["--cpu", "x86-64-v2,-xsave"]
+        append = f"{row.get('append', '')} skerry.cpus={row.get('cpus', 1)} skerry.epoch={int(time.time())}"
+        command = kit.command(args, row["kernel"], "--cpus", row.get("cpus", 1), "--memory", row.get("memory", "512M"),
+                                *row.get("options", []), append=append)
         if row.get("disk", "rw") != "none":
             disk = pathlib.Path(scratch) / "disk.img"
             shutil.copyfile(GUESTS / "disk.img", disk)
@@ -144,8 +124,7 @@ def attempt(name, row, args):
         if server:
             command[command.index("--append") + 1] += f" skerry.net={server.port}" + (",v6" if server.v6 else "")
             command += ["--net", row["net"] + f",hostfwd=tcp:127.0.0.1:{server.forward}-:8080"]
-        scale = float(os.environ.get("SKERRY_TEST_SCALE", "1"))
-        run = Run(command, row.get("input", []), row["timeout"] * scale, args.verbose,
+        run = Run(command, row.get("input", []), row["timeout"] * SCALE, args.verbose,
                   server.on_line if server else lambda line: None)
         damage = row.get("disk") == "qcow2" and subprocess.run(
             [args.skerry, "image", "check", str(disk)], capture_output=True, text=True)
@@ -188,29 +167,10 @@ def run_row(name, row, args):
     """In the lab, once in some twenty runs on two CPUs, the emulated SVM shuts a guest down. Whether QEMU or we
     are to blame is not known; such a row gets one more try, and says so. Other failures and engines do not."""
     good, status = attempt(name, row, args)
-    if good or status != CRASHED or not os.environ.get("SKERRY_LAB"):
+    if good or status != CRASHED or not kit.IN_LAB:
         return good
     print(f"again  {args.engine} {name}: it ended in a triple fault, which the lab's processor sometimes invents")
     return attempt(name, row, args)[0]
-
-
-def in_lab(args, names):
-    """The same command again inside the lab, without --lab. When the lab's own kernel stops, which is QEMU's
-    fault or that kernel's, for the VM monitor is an ordinary process there, the rows left get a second lab."""
-    chosen = rows(args.engine, True)
-    for lab in range(2):
-        limit = 120 + min(1800, sum(chosen[name]["timeout"] for name in names))
-        again = ["python3", str(HERE / "run_guest.py"), "--skerry", str(pathlib.Path(args.skerry).resolve()),
-                 "--engine", args.engine] + (["--verbose"] if args.verbose else []) + names
-        with subprocess.Popen([str(HERE / "guests/lab"), "--timeout", str(limit), "--", *again],
-                              stdout=subprocess.PIPE, text=True, errors="replace") as process:
-            for line in process.stdout:
-                print(line, end="", flush=True)
-                if found := re.match(r"ok +\S+ (\S+) [0-9.]+ s$", line):
-                    names = [name for name in names if name != found[1]]
-        if process.returncode != LAB_STOPPED or lab:
-            return process.returncode
-        print(f"again  the lab itself stopped; what is left in a new one: {' '.join(names)}", flush=True)
 
 
 def main():
@@ -229,9 +189,7 @@ def main():
     if unknown:
         parser.error(f"no row {unknown[0]} for this engine; there are: {' '.join(chosen)}")
     names = args.names or list(chosen)
-    why = missing(sorted({chosen[name]["kernel"] for name in names}))
-    if args.lab and not shutil.which("qemu-system-x86_64"):
-        why = why or "the KVM lab needs qemu-system-x86_64"
+    why = kit.missing(*sorted({chosen[name]["kernel"] for name in names}), disk=bool(names))
     if why:
         print(f"skipped: {why}")
         return SKIP
@@ -240,7 +198,9 @@ def main():
     if not args.skerry or not args.engine:
         parser.error("--skerry and --engine are needed")
     if args.lab:
-        return in_lab(args, names)
+        again = ["python3", HERE / "run_guest.py", "--skerry", pathlib.Path(args.skerry).resolve(), "--engine", args.engine,
+                 *(["--verbose"] if args.verbose else [])]
+        return lab.run(again, names, lambda names: sum(chosen[name]["timeout"] for name in names))
     good = [run_row(name, chosen[name], args) for name in names]
     print(f"{sum(good)} of {len(good)} guests well on engine {args.engine}")
     return 0 if all(good) else 1

@@ -6,17 +6,15 @@ from another's address is dropped, a rate holds, `skerry switch` tells, and noth
 
 Exit status 0, 1, or 77 where tests/guests/make has not run.
 """
-import argparse
 import json
 import os
 import re
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 
-import run_guest
+import kit
 
 KERNEL = "cloud-6.1"
 RATES = {"a": 24, "c": 32}  # Mbit/s, of their second cards
@@ -26,14 +24,8 @@ class Guest:
     """A machine with a shell on its serial port."""
 
     def __init__(self, args, name, *nets, initrd=None, cpus=1):
-        kernel = run_guest.GUESTS / KERNEL
-        command = [args.skerry, "run", "--engine", args.engine, "--name", name, "--memory", "256M", "--cpus", str(cpus),
-                   "--kernel", str(kernel / "vmlinuz"), "--initrd", str(initrd or kernel / "initrd"),
-                   "--append", "console=ttyS0 quiet panic=-1"]
-        for net in nets:
-            command += ["--net", net]
-        if os.environ.get("SKERRY_LAB"):
-            command += ["--cpu", "x86-64-v2,-xsave"]
+        command = kit.command(args, KERNEL, "--name", name, "--memory", "256M", "--cpus", cpus,
+                              *(word for net in nets for word in ("--net", net)), initrd=initrd)
         self.name, self.text, self.count = name, "", 0
         self.changed = threading.Condition()
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -50,9 +42,9 @@ class Guest:
             self.changed.notify_all()
 
     def wait(self, pattern, seconds=120):
-        limit = time.monotonic() + seconds * float(os.environ.get("SKERRY_TEST_SCALE", "1"))
+        limit = time.monotonic() + seconds * kit.SCALE
         with self.changed:
-            while not (found := re.search(pattern, run_guest.ESCAPES.sub("", self.text))):
+            while not (found := re.search(pattern, kit.ESCAPES.sub("", self.text))):
                 left = limit - time.monotonic()
                 if left <= 0 or "(ended)" in self.text:
                     raise RuntimeError(f"{self.name}: no {pattern!r} in:\n{self.text[-2000:]}")
@@ -203,15 +195,11 @@ class Test:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("skerry")
-    parser.add_argument("--engine", default="soft")
-    args = parser.parse_args()
-    why = run_guest.missing([KERNEL])
-    if why:
+    args = kit.parser(__doc__).parse_args()
+    if why := kit.missing(KERNEL):
         print(f"skipped: {why}")
-        return run_guest.SKIP
-    with tempfile.TemporaryDirectory(prefix="skerry-sw-") as scratch:
+        return kit.SKIP
+    with kit.scratch("sw") as scratch:
         os.environ["XDG_RUNTIME_DIR"] = scratch
         test = Test(args)
         try:

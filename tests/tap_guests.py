@@ -6,7 +6,6 @@ and its host, guests of one bridge reach each other, two CPUs use two queues, an
 
 Exit status 0, 1, or 77 where namespaces, /dev/net/tun or ip(8) are missing or tests/guests/make has not run.
 """
-import argparse
 import hashlib
 import json
 import os
@@ -19,16 +18,15 @@ import tempfile
 import threading
 import time
 
-import run_guest
+import kit
 import switch_guests
 
-SKIP = 77
 BIG = random.Random(2).randbytes(24 << 20)
 
 
 def skip(why):
     print(f"skipped: {why}")
-    sys.exit(SKIP)
+    sys.exit(kit.SKIP)
 
 
 def ip(*words):
@@ -165,12 +163,9 @@ class Test(switch_guests.Test):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("skerry")
-    parser.add_argument("--engine", default="soft")
-    args = parser.parse_args()
-    if not (run_guest.GUESTS / switch_guests.KERNEL / "vmlinuz").exists():
-        skip("run tests/guests/make first")
+    args = kit.parser(__doc__).parse_args()
+    if why := kit.missing(switch_guests.KERNEL):
+        skip(why)
     if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
         skip("no /dev/net/tun: sudo modprobe tun")
     if not shutil.which("ip") or not shutil.which("unshare"):

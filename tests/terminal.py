@@ -1,30 +1,28 @@
 #!/usr/bin/env python3
 """`skerry run` on a terminal of its own: what is typed reaches the guest, Ctrl-C too, and the escape key works.
 
-  terminal.py SKERRY        exit status 0, 1, or 77 where the guest images are missing
+  terminal.py SKERRY [--engine E]      exit status 0, 1, or 77 where the guest images are missing
 """
 import os
-import pathlib
 import pty
 import select
 import sys
 import time
 
-GUESTS = pathlib.Path(os.environ.get("SKERRY_GUESTS")
-                      or pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "skerry/guests")
-ENGINE = os.environ.get("SKERRY_TEST_ENGINE", "soft")
-LIMIT = 120 * float(os.environ.get("SKERRY_TEST_SCALE", "1"))
+import kit
+
+KERNEL = "cloud-6.1"
+LIMIT = 120 * kit.SCALE
 
 
 def main():
-    guest = GUESTS / "cloud-6.1"
-    if not (guest / "initrd").exists():
-        print("skipped: no guest images; tests/guests/make makes them")
-        return 77
+    args = kit.parser(__doc__).parse_args()
+    if why := kit.missing(KERNEL):
+        print(f"skipped: {why}")
+        return kit.SKIP
     child, terminal = pty.fork()
     if child == 0:
-        os.execv(sys.argv[1], ["skerry", "run", "--engine", ENGINE, "--kernel", str(guest / "vmlinuz"), "--initrd",
-                               str(guest / "initrd"), "--append", "console=ttyS0 quiet"])
+        os.execv(args.skerry, kit.command(args, KERNEL))
     seen = b""
 
     def until(text):

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <map>
+#include <numeric>
 #include <thread>
 
 #include "storage/memory_disk.hpp"
@@ -323,10 +324,11 @@ TEST_F(BlkTest, ResetWaitsForRequestsInFlight) {
 
 TEST_F(BlkTest, QuiesceFinishesRequestsInFlight) {
   plug();
-  Gpa a = driver->allocate(512);
   disk->hold();
   for (int i = 0; i < 5; ++i)
-    driver->put(0, {{header(0, 0), 16, false}, {a, 512, true}, {driver->allocate(1), 1, true}});
+    driver->put(0, {{header(0, 0), 16, false},
+                    {driver->allocate(512), 512, true},
+                    {driver->allocate(1), 1, true}});
   driver->kick(0);
   rig.run();
   disk->wait_held();
@@ -530,13 +532,17 @@ TEST_F(BlkTest, AGuestThatRunsMeanwhile) {
   std::vector<Slot> slots;
   for (int i = 0; i < 16; ++i)
     slots.push_back({header(0, i), driver->allocate(512), driver->allocate(1)});
+  // A slot is used again when its own request is done, for they end in any order.
+  std::vector<unsigned> idle(slots.size());
+  std::iota(idle.begin(), idle.end(), 0u);
   for (int i = 0; i < 16; ++i) disk->bytes[512 * static_cast<u64>(i)] = static_cast<u8>(i + 1);
   auto* used_index = reinterpret_cast<u16*>(rig.memory->host(driver->ring(0) + 0x6002, 2));
   auto* avail_index = reinterpret_cast<u16*>(rig.memory->host(driver->ring(0) + 0x4002, 2));
   unsigned submitted = 0, reaped = 0;
   while (reaped < kRequests) {
-    while (submitted < kRequests && submitted - reaped < 16) {
-      unsigned i = submitted % 16;
+    while (submitted < kRequests && !idle.empty()) {
+      unsigned i = idle.back();
+      idle.pop_back();
       auto first = static_cast<u16>(3 * i);
       driver->descriptor(0, first, slots[i].header, 16, 1, first + 1);
       driver->descriptor(0, first + 1, slots[i].data, 512, 3, first + 2);
@@ -555,6 +561,7 @@ TEST_F(BlkTest, AGuestThatRunsMeanwhile) {
       ASSERT_LT(i, 16u);
       EXPECT_EQ(*rig.memory->read_value<u8>(slots[i].data), i + 1);
       EXPECT_EQ(*rig.memory->read_value<u8>(slots[i].status), 0);
+      idle.push_back(i);
       ++reaped;
     }
   }
