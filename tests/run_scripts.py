@@ -37,7 +37,7 @@ def attempt(name, row, args):
     with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                           errors="replace") as process:
         for line in process.stdout:
-            print(f"  {line}", end="", flush=True)
+            print(f"{time.monotonic() - began:7.1f} {line}", end="", flush=True)
             said.append(line)
     verdict = {0: "ok", kit.SKIP: "skipped"}.get(process.returncode, "FAILED")
     print(f"{verdict:7} {args.engine} {name} {time.monotonic() - began:.1f} s", flush=True)
