@@ -7,7 +7,6 @@ and a forward: TCP in both directions and at once, UDP.
 It says how fast it was and judges only whether all went well: figures are for bench/net. Exit status 0, 1, or 77
 where iperf3 is missing or tests/guests/make has not run.
 """
-import argparse
 import json
 import os
 import pathlib
@@ -16,13 +15,12 @@ import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 
+import kit
 import net_server
-import run_guest
 import switch_guests
 
-sys.path.insert(0, str(run_guest.HERE.parent / "bench"))
+sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent / "bench"))
 from harness.root import archive  # noqa: E402
 
 PORT = 5201
@@ -41,7 +39,7 @@ def initrd(scratch, program):
             entries.setdefault(str(parent)[1:], (stat.S_IFDIR | 0o755, b""))
         entries[file[1:]] = (stat.S_IFREG | 0o755, path.read_bytes())
     entries["bin/iperf3"] = entries.pop(program[1:])
-    first = (run_guest.GUESTS / switch_guests.KERNEL / "initrd").read_bytes()
+    first = (kit.GUESTS / switch_guests.KERNEL / "initrd").read_bytes()
     result = pathlib.Path(scratch) / "initrd"
     result.write_bytes(first + bytes(-len(first) % 4) + archive(entries))
     return result
@@ -98,17 +96,14 @@ class Test(switch_guests.Test):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("skerry")
-    parser.add_argument("--engine", default="soft")
-    args = parser.parse_args()
-    why = run_guest.missing([switch_guests.KERNEL])
+    args = kit.parser(__doc__).parse_args()
+    why = kit.missing(switch_guests.KERNEL)
     if not shutil.which("iperf3"):
         why = "no iperf3: apt-get install iperf3"
     if why:
         print(f"skipped: {why}")
-        return run_guest.SKIP
-    with tempfile.TemporaryDirectory(prefix="skerry-iperf-") as scratch:
+        return kit.SKIP
+    with kit.scratch("iperf") as scratch:
         os.environ["XDG_RUNTIME_DIR"] = scratch
         test = Test(args)
         try:
