@@ -41,6 +41,7 @@ inline constexpr i32 kSelf = SKERRY_CPU_AT(self), kJitBase = SKERRY_CPU_AT(jit_b
                      kSavedFlags = SKERRY_CPU_AT(saved_flags), kDelta = SKERRY_CPU_AT(delta),
                      kRflags = SKERRY_CPU_AT(rflags), kRip = SKERRY_CPU_AT(rip),
                      kSegBase = SKERRY_CPU_AT(seg_base), kGo = SKERRY_CPU_AT(attention.go_),
+                     kAttention = SKERRY_CPU_AT(attention.bits_),
                      kVectorLive = SKERRY_CPU_AT(vector_live),
                      kFetchEpoch = SKERRY_CPU_AT(tlb.fetch_epoch),
                      kExitSite = SKERRY_CPU_AT(exit_site), kJumpMask = SKERRY_CPU_AT(jump_mask),
@@ -140,6 +141,7 @@ class Assembler {
   void store(const HostMem& m, u8 from, bool wide = true) { op_mem(0x89, from, m, wide); }
   void lea(u8 to, const HostMem& m, bool wide = true) { op_mem(0x8d, to, m, wide); }
   void add_mem(u8 reg, const HostMem& m) { op_mem(0x03, reg, m); }
+  void or_mem(u8 reg, const HostMem& m) { op_mem(0x0b, reg, m); }
   void sub_mem(u8 reg, const HostMem& m) { op_mem(0x2b, reg, m); }
   /// op: 0 add, 1 or, 4 and, 5 sub, 6 xor, 7 cmp.
   void alu_imm(u8 op, u8 reg, i32 value, bool wide = true) {

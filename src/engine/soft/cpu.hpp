@@ -129,10 +129,11 @@ constexpr bool canonical(u64 linear) {
   return static_cast<u64>(static_cast<i64>(linear << 16) >> 16) == linear;
 }
 
-/// Cpu::attention: bits that any thread may set, and a word that translated code polls.
+/// Cpu::attention: bits that any thread may set, which jump table entries look at, and a word that
+/// other translated code polls without touching flags.
 class AttentionWord {
  public:
-  u32 load(std::memory_order order) const { return bits_.load(order); }
+  u32 load(std::memory_order order) const { return static_cast<u32>(bits_.load(order)); }
   void fetch_or(u32 bits, std::memory_order = std::memory_order_seq_cst) {
     bits_.fetch_or(bits, std::memory_order_seq_cst);
     go_.store(0, std::memory_order_seq_cst);
@@ -149,10 +150,8 @@ class AttentionWord {
     return false;
   }
 
- private:
-  std::atomic<u32> bits_{0};
-
  public:
+  std::atomic<u64> bits_{0};
   std::atomic<u32> go_{0};  ///< 0: leave translated code soon
 };
 
@@ -292,7 +291,7 @@ struct alignas(64) Cpu {
   bool vector_live = false;  ///< vector and x87 registers are in the host's, not in s.xsave
   /// core.hpp: Attention bits; any thread sets them
   alignas(64) AttentionWord attention;
-  u64 reserved_[5] = {};
+  u64 reserved_[4] = {};
 
   /// Slot 16 is always 0 (no base/index), slot 17 holds the next instruction's address.
   std::array<u64, 18> gpr{};

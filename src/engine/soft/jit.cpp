@@ -454,7 +454,9 @@ u8* Jit::dispatch(u64 target) {
   cpu_.rip = target;
   // translate() leaves as much.
   if (used_ + kEntryRoom > region_end()) next_region();
+  if (!exact_) entered_at_ = target;
   u8* to = resume();
+  entered_at_ = kNowhere;
   if (exact_ || !to || cpu_.rip != target) return to;
   Instance& i = *cpu_.tlb.current;
   JitBlock* b = &blocks_[found_];

@@ -26,6 +26,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "engine/soft/assembler.hpp"
 #include "engine/soft/core.hpp"
 #include "engine/soft/regional.hpp"
 
@@ -53,7 +54,10 @@ struct Site {
   bool group;           ///< checks for accesses that follow as well
   u32 other = kNone;    ///< block that was the same from here on without groups (Jit::other_of)
   u32 decoded = kNone;  ///< what the interpreter runs, once it has
-  u32 checked = 0;  ///< a copied instruction: where the operand's host address is kT0 (+ kT1), or 0
+  /// Of a copied instruction: where the operand's host address is kT0 (+ kT1) or, if `biased`, the
+  /// guest's address + kT1. Else 0.
+  u32 checked = 0;
+  bool biased = false;
 };
 
 /// A direct jump to another block in the same page, not yet or already linked.
@@ -71,9 +75,10 @@ struct Link {
 /// jump tables hold.
 struct JumpEntry {
   u64 linear;
-  u32 block;  ///< kNone: gone
-  u32 code;   ///< offset in the cache
-  u32 next;   ///< of the same block
+  u32 block;   ///< kNone: gone
+  u32 code;    ///< offset in the cache
+  u32 next;    ///< of the same block
+  bool leads;  ///< lies in front of the block and falls through into it
 };
 
 struct JitBlock {
@@ -192,6 +197,8 @@ class Jit {
   /// What dispatch() comes to where nothing has to be made; else null.
   u8* quick_dispatch(u64 target);
   u8* store_to_table(const Site& s, u64 offset, u64 host_page);
+  /// Registers with which a site goes on behind its check, its operand at `host`.
+  void resume_at(const Site& site, u64 host);
   u8* load_across(const Site& site);  ///< a load from two pages, if the TLB has both
   /// Where the same without groups goes on, null if that has to be found.
   u8* other_of(const Site& site) const;
@@ -254,6 +261,7 @@ class Jit {
   bool crosses_well(JitBlock& block, u64 linear);
   std::optional<u64> second_page(u64 linear);
   u8* entry_for(u64 linear, JitBlock& block);
+  void emit_entry(Assembler& a, u64 linear, u32 place);
   static constexpr u32 kLow = 7, kHigh = 0xe0;  ///< vector components by where they are kept
   /// Puts live vector registers away, for ordinary C++ to run.
   void leave_vectors();
@@ -275,9 +283,11 @@ class Jit {
   Cpu& cpu_;
   u8 *write_ = nullptr, *run_ = nullptr;
   std::FILE* perf_map_ = nullptr;
-  u32 found_ = 0;           ///< the block that resume() found last
-  u32 used_ = 0;            ///< where the next block's code goes
-  u32 first_block_at_ = 0;  ///< behind the gates
+  u32 found_ = 0;              ///< the block that resume() found last
+  Assembler lead_;             ///< of entries
+  u64 entered_at_ = kNowhere;  ///< where a jump table will lead: a new block gets its entry there
+  u32 used_ = 0;               ///< where the next block's code goes
+  u32 first_block_at_ = 0;     ///< behind the gates
   std::unique_ptr<Translator> translator_;
 
   // Offsets of the gates.
@@ -287,6 +297,7 @@ class Jit {
   } gate_{};
 
   static constexpr u32 kNoBlock = kNone;
+  static constexpr u64 kNowhere = ~u64{0};
   u64 size_ = 0;  ///< of the cache
   u32 regions_ = 0, region_size_ = 0;
   u32 region_ = 0;                              ///< that is being filled

@@ -135,11 +135,14 @@ JitBlock* Jit::translate(u64 gpa, u64 linear, u32 mode) {
     watched = step;
   };
   const Assembler &hot = translator_->hot(), &cold = translator_->cold();
+  lead_.clear();
+  if (linear == entered_at_) emit_entry(lead_, linear, used_);
   // What does not fit is translated again for the next region.
   for (bool again = false;; again = true) {
     const u32 number = blocks_.size(), site = sites_.size(), link = links_.size(),
               fault = faults_.size();
-    if (!translator_->translate({copy, available}, offset, mode, number, used_, b, fetch)) {
+    const u32 place = used_ + lead_.size();
+    if (!translator_->translate({copy, available}, offset, mode, number, place, b, fetch)) {
       // The first instruction goes on in the next page.
       const std::optional<u64> gpa2 = second_page(linear);
       if (!gpa2) return nullptr;
@@ -151,13 +154,13 @@ JitBlock* Jit::translate(u64 gpa, u64 linear, u32 mode) {
         std::memcpy(copy + available, reinterpret_cast<const u8*>(host2), 15);
       else
         std::memset(copy + available, 0xff, 15);
-      translator_->translate_crossing({copy, available + 15}, offset, mode, number, used_, b,
+      translator_->translate_crossing({copy, available + 15}, offset, mode, number, place, b,
                                       static_cast<u32>(cpu_.tlb.fetch_epoch));
     }
     b.guest = bytes_.size();
     bytes_.append(copy, b.bytes);
-    if (used_ + hot.size() + cold.size() + 16 + kEntryRoom <= region_end() && !blocks_.full() &&
-        !sites_.full() && !links_.full() && !faults_.full() && !bytes_.full())
+    if (place + hot.size() + cold.size() + 16 + kEntryRoom <= region_end() && !blocks_.full() &&
+        !sites_.full() && !links_.full() && !faults_.full() && !bytes_.full() && !entries_.full())
       break;
     SKERRY_CHECK(!again, "a block fits into an empty region");
     sites_.rewind(site);
@@ -166,10 +169,18 @@ JitBlock* Jit::translate(u64 gpa, u64 linear, u32 mode) {
     bytes_.rewind(b.guest);
     next_region();
   }
-  std::memcpy(write_at(used_), hot.code.get(), hot.size());
-  std::memcpy(write_at(used_ + hot.size()), cold.code.get(), cold.size());
-  used_ += align_up(hot.size() + cold.size(), 16u);
   const u32 number = blocks_.size();
+  if (lead_.size()) {
+    lead_.clear();
+    emit_entry(lead_, linear, used_);
+    b.entries = entries_.size();
+    entries_.push_back({linear, number, used_, kNone, true});
+  }
+  for (const Assembler* part : {&std::as_const(lead_), &hot, &cold}) {
+    std::memcpy(write_at(used_), part->code.get(), part->size());
+    used_ += part->size();
+  }
+  used_ = align_up(used_, 16u);
   u32& head = bucket_of(gpa, mode);
   b.chain = head;
   head = number;

@@ -78,18 +78,34 @@ void Jit::make_gates() {
   open(0);
 }
 
-// Checks that the linear address in kT0 is the one this entry is for. There is room for one.
+// Checks that the linear address in kT0 is the one this entry, at `place`, is for and that nobody
+// wants attention. Falls through into the block if that lies behind it; EFLAGS mean nothing.
+void Jit::emit_entry(Assembler& a, u64 linear, u32 place) {
+  const i64 negated = static_cast<i64>(-linear);
+  if (negated == static_cast<i32>(negated)) {
+    a.lea(kT1, {kT0, kNoReg, 0, static_cast<i32>(negated)});
+  } else {
+    a.mov_imm(kT1, -linear);
+    a.op_reg(0x03, kT1, kT0);
+  }
+  a.or_mem(kT1, a.base(at::kAttention));
+  a.patch32(a.jcc32(cNE), gate_.dispatch - place);
+  a.lea(kT0, {kT0, kNoReg, 0, -static_cast<i32>(linear & 0xfff)});
+  a.store(a.base(at::kCodePage), kT0);
+}
+
+// There is room for one.
 u8* Jit::entry_for(u64 linear, JitBlock& block) {
-  u32 count = 0, last = kNone;
+  u32 count = 0, oldest = kNone;
   for (u32 n = block.entries; n != kNone; n = entries_[n].next) {
     if (entries_[n].linear == linear) return run_at(entries_[n].code);
-    last = n;
+    if (!entries_[n].leads) oldest = n;
     ++count;
   }
-  u32 number = last;
+  u32 number = oldest;
   if (count < kMostEntries) {
     number = entries_.size();
-    entries_.push_back({linear, blocks_.number_of(block), used_, block.entries});
+    entries_.push_back({linear, blocks_.number_of(block), used_, block.entries, false});
     block.entries = number;
     used_ += kEntryRoom;
   } else {
@@ -101,18 +117,10 @@ u8* Jit::entry_for(u64 linear, JitBlock& block) {
     });
     e.linear = linear;
   }
-  Assembler a;
+  Assembler& a = lead_;
+  a.clear();
   const u32 place = entries_[number].code;
-  a.mov_imm(kT1, -linear);
-  a.lea(kT1, {kT1, kT0, 0, 0});
-  const u32 here = a.jrcxz();
-  const u32 elsewhere = a.size();
-  a.patch32(a.jmp32(), gate_.dispatch - place);
-  a.patch8(here);
-  a.load(kT1, a.base(at::kGo), false);
-  a.bytes({0xe3, static_cast<u8>(elsewhere - (a.size() + 2))});  // jrcxz
-  a.lea(kT0, {kT0, kNoReg, 0, -static_cast<i32>(linear & 0xfff)});
-  a.store(a.base(at::kCodePage), kT0);
+  emit_entry(a, linear, place);
   a.patch32(a.jmp32(), block.table - place);
   SKERRY_CHECK(a.size() <= kEntryRoom, "an entry is small");
   std::memcpy(write_at(place), a.code.get(), a.size());

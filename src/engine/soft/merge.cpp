@@ -23,22 +23,28 @@ struct Value {
 };
 }  // namespace
 
+// A store may join a group that was only read so far if it surely follows the group's first access:
+// then that one may as well ask for both.
 void Translator::note_access(u16 item, u32 origin, i64 place, u32 size, bool write) {
   if (place > kFar || place < -kFar) return;
   const i32 low = static_cast<i32>(place), high = low + static_cast<i32>(size);
   items_[item].place = low;
   for (size_t n = groups_.size(); n-- > 0;) {
     Group& g = groups_[n];
-    if (!g.open || g.origin != origin || (write && !g.write)) continue;
+    const bool sure = n == sure_ && !jit_.exact_;
+    if (!g.open || g.origin != origin || (write && !g.write && !sure)) continue;
     const i32 from = std::min(low, g.low), to = std::max(high, g.high);
     if (to - from > kMostSpan) continue;
     g.low = from;
     g.high = to;
+    g.write |= write;
     g.last = item;
     ++g.count;
     items_[item].group = static_cast<i16>(n);
+    if (n != sure_) sure_ = kNoGroup;
     return;
   }
+  sure_ = groups_.size();
   items_[item].group = static_cast<i16>(groups_.size());
   groups_.push_back({origin, write, true, item, item, 1, low, high, 0});
 }
@@ -77,12 +83,13 @@ void Translator::merge() {
   };
   auto fresh = [&](u8 reg) { value[reg] = {next++, 0}; };
 
+  sure_ = kNoGroup;
   for (u16 i = 0; i < n_; ++i) {
     const Item& item = items_[i];
     const Insn& insn = item.insn;
     switch (item.kind) {
-      case Kind::skip:
-      case Kind::jcc: break;
+      case Kind::skip: break;
+      case Kind::jcc: sure_ = kNoGroup; break;
       case Kind::copy: {
         if (const Operand* m = insn.memory_operand();
             m && insn.addrsize == natural && (!narrow() || flat_segment(insn.mem.segment))) {
@@ -103,6 +110,8 @@ void Translator::merge() {
                         value[a.base].offset + (value[a.index].offset << a.scale) + a.disp, m->size,
                         m->write);
         }
+        // Accesses that share nothing may fault, too.
+        if (may_fault(insn) || (item.group < 0 && insn.memory_operand())) sure_ = kNoGroup;
         const Operand &to = insn.op[0], &from = insn.op[1];
         const bool whole = to.kind == OperandKind::gpr && to.write && to.size == natural;
         if (whole && insn.sem == Sem::mov && from.kind == OperandKind::gpr) {
@@ -158,6 +167,7 @@ void Translator::merge() {
         // Anything may change, also what may be accessed.
         for (u8 r = 0; r < 16; ++r) fresh(r);
         for (Group& g : groups_) g.open = false;
+        sure_ = kNoGroup;
     }
   }
 

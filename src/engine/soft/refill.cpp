@@ -51,6 +51,11 @@ template u8* Jit::gate<&Jit::stale>(Cpu*, u64);
 template u8* Jit::gate<&Jit::load_vectors>(Cpu*, u64);
 template u8* Jit::gate<&Jit::native_fault>(Cpu*, u64);
 
+void Jit::resume_at(const Site& s, u64 host) {
+  cpu_.resume_t0 = s.biased ? 0 : host;
+  cpu_.resume_t1 = s.biased ? host - cpu_.scratch : 0;
+}
+
 // The instruction reads a copy in the Cpu, which lies in its line as the original does: the host
 // treats misaligned operands alike.
 u8* Jit::load_across(const Site& s) {
@@ -62,8 +67,7 @@ u8* Jit::load_across(const Site& s) {
   auto copy = [&to](u64 from, u64 bytes) {
     asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(bytes)::"memory");
   };
-  cpu_.resume_t0 = reinterpret_cast<u64>(to);
-  cpu_.resume_t1 = 0;
+  resume_at(s, reinterpret_cast<u64>(to));
   copy(at + low.bias, next - at);
   copy(high.host, s.size - (next - at));
   ++counters.loads_across;
@@ -155,8 +159,7 @@ u8* Jit::store_to_table(const Site& s, u64 offset, u64 host_page) {
   if (s.group) return other_of(s);
   if (page.granules.load(std::memory_order_seq_cst) || !s.checked) return nullptr;
   dirty.table_store(offset);
-  cpu_.resume_t0 = host_page + (cpu_.scratch & 0xfff);
-  cpu_.resume_t1 = 0;
+  resume_at(s, host_page + (cpu_.scratch & 0xfff));
   return run_at(s.checked);
 }
 

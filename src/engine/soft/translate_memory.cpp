@@ -19,9 +19,11 @@ constexpr unsigned index_of(Place p) {
   return static_cast<unsigned>(p);
 }
 
+}  // namespace
+
 /// Instructions that the host may refuse with a signal: division errors, misaligned or masked
 /// vector operands, unmasked floating-point exceptions.
-bool may_fault(const Insn& insn) {
+bool Translator::may_fault(const Insn& insn) {
   switch (insn.cls) {
     case Class::sse:
     case Class::avx:
@@ -33,8 +35,6 @@ bool may_fault(const Insn& insn) {
              insn.sem == Sem::cmpxchg16b;
   }
 }
-
-}  // namespace
 
 bool Translator::plan(const Insn& insn, Plan& p) const {
   p = {};
@@ -195,6 +195,15 @@ Translator::Address Translator::check(const Item&, u32 size, bool write, bool si
   return {{kT0, kT1, 0, 0}, false};
 }
 
+/// The operand is a register that lives in a host register and a displacement: with the entry's
+/// bias it can be reached from that register, before the compare's result is there (a cycle
+/// earlier, which loads that wait for each other are made of).
+bool Translator::base_only(const Insn& insn, const isa::Memory& m) {
+  const bool wide = insn.addrsize == 8 || &m != &insn.mem;  // the stack
+  return wide && m.base < 16 && kHome[m.base] != kNoReg && m.index == isa::Memory::kNone &&
+         m.segment < machine::fs;
+}
+
 // kT1 holds the group's delta.
 HostMem Translator::through_delta(const Item& item, const isa::Memory& m, bool single) {
   HostMem at;
@@ -227,9 +236,19 @@ HostMem Translator::reach(const Item& item, const isa::Memory& m, u32 size, bool
     protect_flags(item);
     site = new_site(item, size, write);
     linear_address(item.insn, m, item.at, &m != &item.insn.mem);  // the stack
-    const Address a = check(item, size, write, single);
-    if (item.kind == Kind::copy && size <= 64) jit_.sites_[site].checked = place_ + hot_.size();
-    return a.mem;
+    const bool biased = !single && base_only(item.insn, m);
+    HostMem at;
+    if (biased) {
+      check_bias(size, write, site);
+      at = {kHome[m.base], kT1, 0, static_cast<i32>(m.disp)};
+    } else {
+      at = check(item, size, write, single).mem;
+    }
+    if (item.kind == Kind::copy && size <= 64) {
+      jit_.sites_[site].checked = place_ + hot_.size();
+      jit_.sites_[site].biased = biased;
+    }
+    return at;
   }
   const Group& g = groups_[static_cast<size_t>(item.group)];
   const HostMem slot = hot_.base(at::kDelta + 8 * g.slot);

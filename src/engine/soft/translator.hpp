@@ -155,12 +155,17 @@ class Translator {
   void merge();
   void note_access(u16 item, u32 origin, i64 place, u32 size, bool write);
   std::vector<Group> groups_;
+  static constexpr size_t kNoGroup = ~size_t{0};
+  size_t sure_ = kNoGroup;  ///< since its first access nothing else could branch or fault
+  /// Instructions that the host may refuse with a signal.
+  static bool may_fault(const isa::Insn& insn);
 
   // translate_memory.cpp
   /// Host address of a memory operand (of the instruction, or made up for the stack), checked. The
   /// site that run_one() may come back to is `site` (none for members of a group).
   HostMem reach(const Item& item, const isa::Memory& m, u32 size, bool write, bool single,
                 u32& site);
+  static bool base_only(const isa::Insn& insn, const isa::Memory& m);
   HostMem through_delta(const Item& item, const isa::Memory& m, bool single);
   void set_after(u32 site) {
     if (site != kNoSite) jit_.sites_[site].after = place_ + hot_.size();
