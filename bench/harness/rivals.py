@@ -141,10 +141,16 @@ class Lines:
         return self.ready.popleft()
 
     def stop(self):
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        """Ends it; what it says then (--stats) goes into the log."""
+        for sign, wait_s in ((signal.SIGTERM, 2), (signal.SIGKILL, 10)):
+            try:
+                os.killpg(self.process.pid, sign)
+            except ProcessLookupError:
+                pass
+            while self.next(wait_s)[0] is not None:
+                pass
+            if self.process.poll() is not None:
+                break
         self.process.stdout.close()
         return self.process.wait()
 

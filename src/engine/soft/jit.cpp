@@ -95,7 +95,7 @@ std::unique_ptr<Jit> Jit::create(Cpu::Core& core) {
     i.jump_default = jit->cpu_.tlb.jump_default;
     i.jumps_used = true;
     i.jumps_filled_count = Instance::kMostJumpsFilled + 1;
-    i.clear_jumps();
+    i.forget_jumps();
   });
   register_translated_code(reinterpret_cast<u64>(jit->run_), jit->size_,
                            reinterpret_cast<u64>(jit->run_at(jit->gate_.native_fault)));
@@ -297,7 +297,7 @@ u8* Jit::resume(u32 variant) {
         cpu_.code_page = cpu_.rip & ~u64{0xfff};
         Instance& i = *cpu_.tlb.current;
         if (i.mode != b->mode) [[unlikely]] {
-          i.clear_jumps();
+          i.forget_jumps();
           i.mode = b->mode;
         }
         cpu_.jit_base = base_of(i);
@@ -460,13 +460,12 @@ u8* Jit::dispatch(u64 target) {
   if (exact_ || !to || cpu_.rip != target) return to;
   Instance& i = *cpu_.tlb.current;
   JitBlock* b = &blocks_[found_];
+  const FetchTlb::Entry* page = i.fetch.find(target);
+  if (!page) return to;  // it gave way to the page in which an instruction goes on
   u8* entry = entry_for(target, *b);
-  i.set_jump(target, reinterpret_cast<u64>(entry));
-  i.second_jump[Instance::second_jump_index(target)] = {target, offset_of(entry), b->code,
-                                                        i.jump_generation};
-  const FetchTlb::Entry& page = i.fetch.entry[FetchTlb::index(target)];
-  i.jumps_nonglobal |= page.page != (target & ~u64{0xfff}) || !page.global;
-  i.jump_pages.add(target >> 12);
+  i.lead_jump(target, reinterpret_cast<u64>(entry), page->global);
+  i.second_jump[Instance::second_jump_index(target)] = {target, page->gpa, offset_of(entry),
+                                                        b->code, i.jump_generation};
   return to;
 }
 

@@ -71,7 +71,7 @@ void Jit::open(u32 region) {
 
 void Jit::flush() {
   ++counters.flushes;
-  cpu_.tlb.flush_jumps();
+  cpu_.tlb.forget_jumps();
   std::fill(buckets_.begin(), buckets_.end(), kNoBlock);
   pages_.clear();
   for (u32 r = 0; r < regions_; ++r) {
@@ -149,15 +149,15 @@ void Jit::forget_jumps(u32 region) {
   const u32 start = region_start(region);
   auto inside = [&](u32 code) { return code - start < region_size_; };
   cpu_.tlb.each([&](Instance& i) {
-    if (!i.jumps_used) return;
     const u64 from = reinterpret_cast<u64>(run_at(start));
     auto forget = [&](u64& jump) {
       if (jump - from < region_size_) jump = i.jump_default;
     };
-    if (i.jumps_filled_count > Instance::kMostJumpsFilled)
+    const u32 filled = i.jumps_used ? i.jumps_filled_count : 0;
+    if (filled > Instance::kMostJumpsFilled)
       for (u64& jump : i.jump) forget(jump);
     else
-      for (u32 k = 0; k < i.jumps_filled_count; ++k) forget(i.jump[i.jumps_filled[k]]);
+      for (u32 k = 0; k < filled; ++k) forget(i.jump[i.jumps_filled[k]]);
     for (Instance::SecondJump& j : i.second_jump)
       if (inside(j.entry) || inside(j.code)) j.generation = 0;
   });

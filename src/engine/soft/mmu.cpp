@@ -138,9 +138,8 @@ bool Cpu::Core::translate(u64 linear, bool write, bool system, Access::Piece& ou
 
 bool Cpu::Core::translate_code(u64 linear, u64& gpa) {
   FetchTlb& fetch = cpu.tlb.context->fetch;
-  FetchTlb::Entry& e = fetch.entry[FetchTlb::index(linear)];
-  if (e.page == (linear & ~u64{0xfff})) {
-    gpa = e.gpa | (linear & 0xfff);
+  if (const FetchTlb::Entry* e = fetch.find(linear)) {
+    gpa = e->gpa | (linear & 0xfff);
     return true;
   }
   Walk w;
@@ -152,7 +151,7 @@ bool Cpu::Core::translate_code(u64 linear, u64& gpa) {
     return false;
   }
   if (w.shift > 12) cpu.tlb.note_large(linear, w.shift);
-  e = {linear & ~u64{0xfff}, w.gpa & ~u64{0xfff}, w.global};
+  fetch.set(linear, w.gpa, w.global);
   gpa = w.gpa;
   return true;
 }

@@ -204,13 +204,13 @@ u8* Jit::refill(u32 n) {
 // for the address.
 u8* Jit::quick_dispatch(u64 target) {
   Instance& i = *cpu_.tlb.current;
-  const FetchTlb::Entry& page = i.fetch.entry[FetchTlb::index(target)];
-  if (exact_ || page.page != (target & ~u64{0xfff}) || !canonical(target) ||
-      &i != cpu_.tlb.context || !cpu_.attention.go_.load(std::memory_order_relaxed))
+  const FetchTlb::Entry* page = i.fetch.find(target);
+  if (exact_ || !page || !canonical(target) || &i != cpu_.tlb.context ||
+      !cpu_.attention.go_.load(std::memory_order_relaxed))
     return nullptr;
   const u32 mode = mode_word();
   if (i.mode != mode) return nullptr;
-  const u64 gpa = page.gpa | (target & 0xfff);
+  const u64 gpa = page->gpa | (target & 0xfff);
   u32 n = bucket_of(gpa, mode);
   while (n != kNone && (blocks_[n].gpa != gpa || blocks_[n].mode != mode)) n = blocks_[n].chain;
   if (n == kNone) return nullptr;
@@ -221,10 +221,9 @@ u8* Jit::quick_dispatch(u64 target) {
   while (n != kNone && entries_[n].linear != target) n = entries_[n].next;
   if (n == kNone) return nullptr;
   const u32 entry = entries_[n].code;
-  i.set_jump(target, reinterpret_cast<u64>(run_at(entry)));
-  i.second_jump[Instance::second_jump_index(target)] = {target, entry, b.code, i.jump_generation};
-  i.jumps_nonglobal |= !page.global;
-  i.jump_pages.add(target >> 12);
+  i.lead_jump(target, reinterpret_cast<u64>(run_at(entry)), page->global);
+  i.second_jump[Instance::second_jump_index(target)] = {target, page->gpa, entry, b.code,
+                                                        i.jump_generation};
   ++counters.found_blocks;
   cpu_.code_page = target & ~u64{0xfff};
   return run_at(b.code);
@@ -233,13 +232,13 @@ u8* Jit::quick_dispatch(u64 target) {
 u8* Jit::gate_dispatch(Cpu* cpu, u64 target) {
   Jit& jit = *cpu->core->jit;
   Instance& i = *cpu->tlb.current;
-  const Instance::SecondJump& known = i.second_jump[Instance::second_jump_index(target)];
-  if (known.linear == target && known.generation == i.jump_generation && !jit.exact_ &&
-      cpu->attention.go_.load(std::memory_order_relaxed)) {
-    i.set_jump(target, reinterpret_cast<u64>(jit.run_at(known.entry)));
+  if (const Instance::SecondJump* known = i.known_jump(target);
+      known && !jit.exact_ && cpu->attention.go_.load(std::memory_order_relaxed)) {
+    i.lead_jump(target, reinterpret_cast<u64>(jit.run_at(known->entry)),
+                i.fetch.find(target)->global);
     ++jit.counters.jump_refills;
     cpu->code_page = target & ~u64{0xfff};
-    return jit.run_at(known.code);
+    return jit.run_at(known->code);
   }
   if (u8* to = jit.quick_dispatch(target)) return to;
   jit.leave_vectors();

@@ -103,11 +103,10 @@ u8* Jit::narrow_enter(u32 n, u8 level, u32 eip, Instance& to) {
   cpu.cpl = level;
   cpu.rip = eip;
   cpu.tlb.context = cpu.tlb.current = &to;
-  const Instance::SecondJump& known = to.second_jump[Instance::second_jump_index(eip)];
-  if (known.linear == eip && known.generation == to.jump_generation && to.mode == mode && !exact_) {
+  if (const Instance::SecondJump* known = to.known_jump(eip); known && to.mode == mode && !exact_) {
     cpu.code_page = eip & ~u64{0xfff};
     cpu.jit_base = base_of(to);
-    return run_at(known.code);
+    return run_at(known->code);
   }
   leave_vectors();
   return enter_vectors(resume());

@@ -21,9 +21,13 @@ void Instance::clear_jumps() {
   else
     for (u32 k = 0; k < jumps_filled_count; ++k) jump[jumps_filled[k]] = jump_default;
   jumps_filled_count = 0;
-  ++jump_generation;
   jump_pages = {};
   jumps_used = jumps_nonglobal = false;
+}
+
+void Instance::forget_jumps() {
+  clear_jumps();
+  ++jump_generation;
 }
 
 void Instance::flush_nonglobal() {
@@ -47,8 +51,21 @@ void Instance::flush_page(u64 linear, bool globals_only) {
   Second& s = second[second_index(linear)];
   if (s.page == page && (s.is_global || !globals_only)) s.generation = 0;
   FetchTlb::Entry& e = fetch.entry[FetchTlb::index(linear)];
-  if (e.page == page && (e.global || !globals_only)) e.page = 1;
+  if (e.page == page && (e.global || !globals_only)) e.generation = 0;
   if (jumps_used && jump_pages.maybe(page >> 12)) clear_jumps();
+}
+
+void Instance::flush_host_writes(u64 host_page) {
+  constexpr u32 kStep = 64;
+  const u32 tag = host_tag_of(host_page);
+  for (u32 from = 0; from < kEntries; from += kStep) {
+    bool any = false;  // without a branch: vectors do this
+    for (u32 i = from; i < from + kStep; ++i) any |= host_tag[i] == tag;
+    if (!any) [[likely]]
+      continue;
+    for (u32 i = from; i < from + kStep; ++i)
+      if (entry[i].host == host_page) entry[i].write = empty(i);
+  }
 }
 
 void Instance::flush_region(u64 region) {
@@ -60,7 +77,7 @@ void Instance::flush_region(u64 region) {
     if (s.page == page) s.generation = 0;
   }
   for (FetchTlb::Entry& e : fetch.entry)
-    if (e.page >> 21 == region >> 21) e.page = 1;
+    if (e.page >> 21 == region >> 21) e.generation = 0;
   Second& l = large[large_index(region)];
   if (l.page == region) l.generation = 0;
   clear_jumps();
@@ -112,8 +129,8 @@ void Tlbs::flush_host_writes(u64 host_page) {
   each([&](Instance& i) { i.flush_host_writes(host_page); });
 }
 
-void Tlbs::flush_jumps() {
-  each([](Instance& i) { i.clear_jumps(); });
+void Tlbs::forget_jumps() {
+  each([](Instance& i) { i.forget_jumps(); });
 }
 
 void Tlbs::reset(u32 id) {

@@ -30,22 +30,36 @@ struct TlbEntry {
 
 /// Where instruction bytes come from: linear page -> guest-physical page.
 struct FetchTlb {
-  static constexpr u32 kEntries = 256;
+  static constexpr u32 kEntries = 1024;
   struct Entry {
-    u64 page;  ///< linear; 1 (no page address) if empty
-    u64 gpa;
+    u64 page;        ///< linear
+    u64 gpa;         ///< of the page
+    u32 generation;  ///< an entry counts if it is the current one
     bool global;
   };
-  FetchTlb() { clear(); }
+  [[gnu::always_inline]] const Entry* find(u64 linear) const {
+    const Entry& e = entry[index(linear)];
+    const u32 now = e.global ? global_generation : generation;
+    return e.page == (linear & ~u64{0xfff}) && e.generation == now ? &e : nullptr;
+  }
+  void set(u64 linear, u64 gpa, bool global) {
+    entry[index(linear)] = {linear & ~u64{0xfff}, gpa & ~u64{0xfff},
+                            global ? global_generation : generation, global};
+  }
   void clear() {
-    for (Entry& e : entry) e = {1, 0, false};
+    flush_nonglobal();
+    if (++global_generation == 0) wipe();
   }
   void flush_nonglobal() {
-    for (Entry& e : entry)
-      if (!e.global) e.page = 1;
+    if (++generation == 0) wipe();
+  }
+  void wipe() {
+    entry.fill({});
+    generation = global_generation = 1;
   }
   static u32 index(u64 linear) { return (linear >> 12) & (kEntries - 1); }
-  std::array<Entry, kEntries> entry;
+  std::array<Entry, kEntries> entry{};
+  u32 generation = 1, global_generation = 1;
 };
 
 /// A set of pages or regions; false positives only cost time.
@@ -101,6 +115,9 @@ struct Instance {
   u64 jump_default = 0;  ///< what an empty `jump` holds
   FetchTlb fetch;
   std::array<bool, kEntries> global;
+  /// Of entry[].host: what is looked through when a page must not be written any more.
+  std::array<u32, kEntries> host_tag;
+  static u32 host_tag_of(u64 host_page) { return static_cast<u32>(host_page >> 12); }
   /// Indices filled since the last flush, so that a flush costs what was used; used > kEntries:
   /// all.
   std::array<u16, kEntries> filled;
@@ -119,9 +136,11 @@ struct Instance {
     else
       jumps_filled_count = kMostJumpsFilled + 1;
   }
-  /// A larger table behind `jump`.
+  /// A larger table behind `jump`. Its elements outlive translations: one counts if its page is
+  /// still where it was (known_jump()), so that after a flush pages are walked anew, not jumps.
   struct SecondJump {
     u64 linear;
+    u64 gpa;          ///< of its page
     u32 entry, code;  ///< offsets in the code cache: what `jump` holds, the block
     u32 generation;
   };
@@ -132,12 +151,27 @@ struct Instance {
     return static_cast<u32>(linear ^ (linear >> 13) ^ (linear >> 26)) & (kSecondJumps - 1);
   }
 
+  /// The code for an address under the mode `mode`, null if it is not known.
+  [[gnu::always_inline]] const SecondJump* known_jump(u64 linear) const {
+    const SecondJump& j = second_jump[second_jump_index(linear)];
+    if (j.linear != linear || j.generation != jump_generation) return nullptr;
+    const FetchTlb::Entry* page = fetch.find(linear);
+    return page && page->gpa == j.gpa ? &j : nullptr;
+  }
+  /// Where jumps to an address lead from now on: `to` is what `jump` holds.
+  [[gnu::always_inline]] void lead_jump(u64 linear, u64 to, bool global) {
+    set_jump(linear, to);
+    jumps_nonglobal |= !global;
+    jump_pages.add(linear >> 12);
+  }
+
   static u32 index(u64 linear) { return (linear >> 12) & (kEntries - 1); }
   /// The page of an address whose index differs by half the table is never within a page of it.
   static u64 empty(u32 i) { return u64{i ^ (kEntries / 2)} << 12; }
 
   void clear();
-  void clear_jumps();
+  void clear_jumps();   ///< translations changed
+  void forget_jumps();  ///< the code, or its mode, changed
   void drop(u32 i) { entry[i].read = entry[i].write = empty(i); }
   [[gnu::always_inline]] void fill(u64 linear, u64 host_page, bool is_global, bool writable) {
     const u32 i = index(linear);
@@ -147,6 +181,7 @@ struct Instance {
     e = {page, writable || (same && e.write == page) ? page : empty(i), host_page,
          host_page - page};
     if (same) return;
+    host_tag[i] = host_tag_of(host_page);
     global[i] = is_global;
     if (is_global || used > kEntries) return;
     if (used < kEntries) filled[used] = static_cast<u16>(i);
@@ -159,10 +194,7 @@ struct Instance {
   void flush_writes() {
     for (u32 i = 0; i < kEntries; ++i) entry[i].write = empty(i);
   }
-  void flush_host_writes(u64 host_page) {
-    for (u32 i = 0; i < kEntries; ++i)
-      if (entry[i].host == host_page) entry[i].write = empty(i);
-  }
+  void flush_host_writes(u64 host_page);
 };
 
 struct Tlbs {
@@ -221,7 +253,7 @@ struct Tlbs {
   void flush_page(u64 linear);
   void flush_writes();                    ///< dirty log taken
   void flush_host_writes(u64 host_page);  ///< the page holds code now
-  void flush_jumps();                     ///< blocks went away
+  void forget_jumps();                    ///< blocks went away
 
   /// MOV to CR3 with CR4.PCIDE: makes `id` the current address space, keeping what it has unless
   /// `flush`. The caller selects anew.
