@@ -453,7 +453,7 @@ u8* Jit::dispatch(u64 target) {
   if (exact_) account(sites_[cpu_.exit_site].count + 1u);
   cpu_.rip = target;
   // translate() leaves as much.
-  if (used_ + kEntryRoom > region_end()) next_region();
+  if (!entry_fits()) next_region();
   if (!exact_) entered_at_ = target;
   u8* to = resume();
   entered_at_ = kNowhere;

@@ -262,6 +262,7 @@ class Jit {
   std::optional<u64> second_page(u64 linear);
   u8* entry_for(u64 linear, JitBlock& block);
   void emit_entry(Assembler& a, u64 linear, u32 place);
+  bool entry_fits() const { return used_ + kEntryRoom <= region_end() && !entries_.full(); }
   static constexpr u32 kLow = 7, kHigh = 0xe0;  ///< vector components by where they are kept
   /// Puts live vector registers away, for ordinary C++ to run.
   void leave_vectors();

@@ -6,6 +6,14 @@
 #include "engine/soft/translator.hpp"
 
 namespace skerry::soft {
+namespace {
+
+/// memcpy() would use vector registers.
+void copy_bytes(u8* to, const u8* from, u64 bytes) {
+  asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(bytes)::"memory");
+}
+
+}  // namespace
 
 void Jit::leave_vectors() {
   if (!cpu_.vector_live) return;
@@ -63,13 +71,11 @@ u8* Jit::load_across(const Site& s) {
   const Instance& i = *cpu_.tlb.current;
   const TlbEntry &low = i.entry[Instance::index(at)], &high = i.entry[Instance::index(next)];
   if (s.write || !s.checked || low.read != (at & ~u64{0xfff}) || high.read != next) return nullptr;
-  u8* to = &cpu_.across[at & 63];
-  auto copy = [&to](u64 from, u64 bytes) {
-    asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(bytes)::"memory");
-  };
+  u8* const to = &cpu_.across[at & 63];
   resume_at(s, reinterpret_cast<u64>(to));
-  copy(at + low.bias, next - at);
-  copy(high.host, s.size - (next - at));
+  const u64 here = next - at;
+  copy_bytes(to, reinterpret_cast<const u8*>(at + low.bias), here);
+  copy_bytes(to + here, reinterpret_cast<const u8*>(high.host), s.size - here);
   ++counters.loads_across;
   return run_at(s.checked);
 }
@@ -200,8 +206,56 @@ u8* Jit::refill(u32 n) {
   return run_at(s.retry);
 }
 
-// The tables of jumps were cleared, or never had this one; the block is there, and so is its entry
-// for the address.
+// Checks that the linear address in kT0 is the one this entry, at `place`, is for and that nobody
+// wants attention. Falls through into the block if that lies behind it; EFLAGS mean nothing.
+void Jit::emit_entry(Assembler& a, u64 linear, u32 place) {
+  const i64 negated = static_cast<i64>(-linear);
+  if (negated == static_cast<i32>(negated)) {
+    a.lea(kT1, {kT0, kNoReg, 0, static_cast<i32>(negated)});
+  } else {
+    a.mov_imm(kT1, -linear);
+    a.op_reg(0x03, kT1, kT0);
+  }
+  a.or_mem(kT1, a.base(at::kAttention));
+  a.patch32(a.jcc32(cNE), gate_.dispatch - place);
+  a.lea(kT0, {kT0, kNoReg, 0, -static_cast<i32>(linear & 0xfff)});
+  a.store(a.base(at::kCodePage), kT0);
+}
+
+// There is room for one. Called with the guest's vector registers in the host's.
+u8* Jit::entry_for(u64 linear, JitBlock& block) {
+  u32 count = 0, oldest = kNone;
+  for (u32 n = block.entries; n != kNone; n = entries_[n].next) {
+    if (entries_[n].linear == linear) return run_at(entries_[n].code);
+    if (!entries_[n].leads) oldest = n;
+    ++count;
+  }
+  u32 number = oldest;
+  if (count < kMostEntries) {
+    number = entries_.size();
+    entries_.push_back({linear, blocks_.number_of(block), used_, block.entries, false});
+    block.entries = number;
+    used_ += kEntryRoom;
+  } else {
+    // The same code at many addresses: the oldest gives way.
+    JumpEntry& e = entries_[number];
+    cpu_.tlb.each([&](Instance& i) {
+      Instance::SecondJump& known = i.second_jump[Instance::second_jump_index(e.linear)];
+      if (known.linear == e.linear && known.entry == e.code) known.generation = 0;
+    });
+    e.linear = linear;
+  }
+  Assembler& a = lead_;
+  a.clear();
+  const u32 place = entries_[number].code;
+  emit_entry(a, linear, place);
+  a.patch32(a.jmp32(), block.table - place);
+  SKERRY_CHECK(a.size() <= kEntryRoom, "an entry is small");
+  copy_bytes(write_at(place), a.code.get(), a.size());
+  return run_at(place);
+}
+
+// The tables of jumps were cleared, or never had this one; the block is there.
 u8* Jit::quick_dispatch(u64 target) {
   Instance& i = *cpu_.tlb.current;
   const FetchTlb::Entry* page = i.fetch.find(target);
@@ -214,13 +268,11 @@ u8* Jit::quick_dispatch(u64 target) {
   u32 n = bucket_of(gpa, mode);
   while (n != kNone && (blocks_[n].gpa != gpa || blocks_[n].mode != mode)) n = blocks_[n].chain;
   if (n == kNone) return nullptr;
-  const JitBlock& b = blocks_[n];
+  JitBlock& b = blocks_[n];
   if (b.stale || b.gpa2 != ~u64{0} || b.page->version.load(std::memory_order_acquire) != b.version)
     return nullptr;
-  n = b.entries;
-  while (n != kNone && entries_[n].linear != target) n = entries_[n].next;
-  if (n == kNone) return nullptr;
-  const u32 entry = entries_[n].code;
+  if (!entry_fits()) return nullptr;
+  const u32 entry = offset_of(entry_for(target, b));
   i.lead_jump(target, reinterpret_cast<u64>(run_at(entry)), page->global);
   i.second_jump[Instance::second_jump_index(target)] = {target, page->gpa, entry, b.code,
                                                         i.jump_generation};

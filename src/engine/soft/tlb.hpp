@@ -144,7 +144,7 @@ struct Instance {
     u32 entry, code;  ///< offsets in the code cache: what `jump` holds, the block
     u32 generation;
   };
-  static constexpr u32 kSecondJumps = 8192;
+  static constexpr u32 kSecondJumps = 32768;
   std::array<SecondJump, kSecondJumps> second_jump;
   u32 jump_generation = 1;
   static u32 second_jump_index(u64 linear) {
