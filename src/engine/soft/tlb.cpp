@@ -1,6 +1,7 @@
 #include "engine/soft/tlb.hpp"
 
 #include <algorithm>
+#include <cwchar>
 #include <new>
 
 namespace skerry::soft {
@@ -56,15 +57,13 @@ void Instance::flush_page(u64 linear, bool globals_only) {
 }
 
 void Instance::flush_host_writes(u64 host_page) {
-  constexpr u32 kStep = 64;
-  const u32 tag = host_tag_of(host_page);
-  for (u32 from = 0; from < kEntries; from += kStep) {
-    bool any = false;  // without a branch: vectors do this
-    for (u32 i = from; i < from + kStep; ++i) any |= host_tag[i] == tag;
-    if (!any) [[likely]]
-      continue;
-    for (u32 i = from; i < from + kStep; ++i)
-      if (entry[i].host == host_page) entry[i].write = empty(i);
+  // Many pages are looked for and few found: wmemchr() compares 16 entries at a time.
+  static_assert(sizeof(wchar_t) == sizeof host_tag[0]);
+  const auto* const tags = reinterpret_cast<const wchar_t*>(host_tag.data());
+  const auto tag = static_cast<wchar_t>(host_tag_of(host_page));
+  for (const wchar_t* at = tags; (at = std::wmemchr(at, tag, kEntries - (at - tags))); ++at) {
+    const u32 i = static_cast<u32>(at - tags);
+    if (entry[i].host == host_page) entry[i].write = empty(i);
   }
 }
 

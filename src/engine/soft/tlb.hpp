@@ -76,7 +76,7 @@ struct RegionFilter {
 /// Translations of one address space under one privilege.
 struct Instance {
   static constexpr u32 kEntries = 4096;
-  static constexpr u32 kJumps = 32768;
+  static constexpr u32 kJumps = 131072;
 
   std::array<TlbEntry, kEntries> entry;
   /// Where translated code goes on for a linear address (Jit::entry_for), by its low bits. Their
@@ -124,15 +124,15 @@ struct Instance {
   u32 used = 0;
   RegionFilter<15> jump_pages;  ///< pages that `jump` leads to
   /// As `filled` for `jump`; more than there is room for: all.
-  static constexpr u32 kMostJumpsFilled = 4096;
-  std::array<u16, kMostJumpsFilled> jumps_filled;
+  static constexpr u32 kMostJumpsFilled = 8192;
+  std::array<u32, kMostJumpsFilled> jumps_filled;
   u32 jumps_filled_count = kMostJumpsFilled + 1;
   [[gnu::always_inline]] void set_jump(u64 linear, u64 to) {
     const u32 at = jump_index(linear);
     jump[at] = to;
     jumps_used = true;
     if (jumps_filled_count < kMostJumpsFilled)
-      jumps_filled[jumps_filled_count++] = static_cast<u16>(at);
+      jumps_filled[jumps_filled_count++] = at;
     else
       jumps_filled_count = kMostJumpsFilled + 1;
   }
