@@ -58,11 +58,12 @@ def balloon(client, console):
     assert 300 << 20 < guest["total bytes"] < 512 << 20 and guest["free bytes"] <= guest["total bytes"], guest
     # Free page reporting: memory that was used and freed goes back by itself.
     console.type("mount -t tmpfs -o size=330m t /tmp\n")
-    fill(300, "full")
+    used = 100 if kit.IN_LAB else 300  # the lab is slow
+    fill(used, "full")
     full = client.result("balloon")["guest_memory"]
     console.type("rm /tmp/x; echo free; echo\n")
     console.expect("\nfree\n")
-    now = until(lambda b: b["guest_memory"] < full - (200 << 20), "free pages are reported")
+    now = until(lambda b: b["guest_memory"] < full - (used * 2 // 3 << 20), "free pages are reported")
     print(f"ok: guest memory {full >> 20} MiB full, {now['guest_memory'] >> 20} MiB after it was freed")
 
     before = client.result("balloon")

@@ -14,7 +14,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 
@@ -177,7 +176,7 @@ def main():
                 os.execvp("unshare", ["unshare", *how, sys.executable, *sys.argv])
         skip("no network namespaces: needs root, or user namespaces")
     ip("link", "set", "lo", "up")
-    with tempfile.TemporaryDirectory(prefix="skerry-tap-") as scratch:
+    with kit.scratch("tap") as scratch:
         os.environ["XDG_RUNTIME_DIR"] = scratch
         test = Test(args)
         try:
