@@ -136,6 +136,8 @@ bool Jit::map() {
       u8* run = HugePages::reserve(size_, PROT_NONE);
       if (run && ::mremap(write, 0, size_, MREMAP_MAYMOVE | MREMAP_FIXED, run) != MAP_FAILED)
         run_ = run;
+      else if (run)
+        ::munmap(run, size_);
     }
   }
   if (run_ && ::mprotect(run_, size_, PROT_READ | PROT_EXEC) == 0) return true;
