@@ -1,6 +1,6 @@
 // Speed of the software engine on small loops, in millions of guest instructions per second, beside
-// the same loops on the host CPU: translated and interpreted 32-bit code, and the same bytes as
-// 16-bit code, which is interpreted. Medians of five runs; a ratio within one run is what counts.
+// the same loops on the host CPU: 32-bit code and the same bytes as 16-bit code, each translated and
+// interpreted. Medians of five runs; a ratio within one run is what counts.
 //
 //   build/release/bin/bench_soft
 #include <sys/mman.h>
@@ -115,8 +115,8 @@ Nanos median(F f) {
 }  // namespace
 
 int main() {
-  std::printf("%-20s %12s %12s %12s %12s\n", "loop, million/s", "host", "translated", "interpreted",
-              "16-bit");
+  std::printf("%-20s %8s %12s %12s %12s %12s\n", "loop, million/s", "host", "32: JIT",
+              "interpreter", "16: JIT", "interpreter");
   for (const Loop& loop : kLoops) {
     constexpr u32 kRounds = 5'000'000;
     const double total = static_cast<double>(loop.instructions) * kRounds / 1e6;
@@ -124,7 +124,7 @@ int main() {
       return total / seconds(median([&] { return run_soft(loop, kRounds, interpreter, bits16); }));
     };
     const double host = total / seconds(median([&] { return run_native(loop, kRounds); }));
-    std::printf("%-20s %12.0f %12.0f %12.0f %12.0f\n", loop.name, host, soft(false, false),
-                soft(true, false), soft(false, true));
+    std::printf("%-20s %8.0f %12.0f %12.0f %12.0f %12.0f\n", loop.name, host, soft(false, false),
+                soft(true, false), soft(false, true), soft(true, true));
   }
 }

@@ -37,7 +37,8 @@ struct HostMem {
 namespace at {
 inline constexpr i32 kSelf = SKERRY_CPU_AT(self), kJitBase = SKERRY_CPU_AT(jit_base),
                      kHostStack = SKERRY_CPU_AT(host_stack), kGpr = SKERRY_CPU_AT(gpr),
-                     kCodePage = SKERRY_CPU_AT(code_page), kScratch = SKERRY_CPU_AT(scratch),
+                     kCodePage = SKERRY_CPU_AT(code_page),
+                     kCodeKey = SKERRY_CPU_AT(code_key), kScratch = SKERRY_CPU_AT(scratch),
                      kSavedFlags = SKERRY_CPU_AT(saved_flags), kDelta = SKERRY_CPU_AT(delta),
                      kRflags = SKERRY_CPU_AT(rflags), kRip = SKERRY_CPU_AT(rip),
                      kSegBase = SKERRY_CPU_AT(seg_base), kGo = SKERRY_CPU_AT(attention.go_),

@@ -11,12 +11,9 @@ namespace skerry::soft::block_fuzz {
 
 class Generator : Writer {
  public:
-  /// Only instructions that `features` allow. bits: 64, 32; 0: one of them.
+  /// Only instructions that `features` allow. bits: 64, 32, 16; 0: one of them.
   Generator(u64 seed, const isa::FeatureSet& features, u8 bits = 0)
-      : Writer(seed, features,
-               bits                           ? bits
-               : Random(seed + 77).chance(70) ? u8{64}
-                                              : u8{32}) {}
+      : Writer(seed, features, bits ? bits : some_bits(seed)) {}
 
   Program make() {
     for (;;) {
@@ -33,15 +30,29 @@ class Generator : Writer {
   }
 
  private:
+  static u8 some_bits(u64 seed) {
+    const u32 n = Random(seed + 77).below(100);
+    return n < 70 ? 64 : n < 85 ? 32 : 16;
+  }
+
   void begin() {
     p_ = {};
     p_.seed = seed_;
     p_.user = r_.chance(50);
     p_.bits = bits_;
+    if (bits_ == 16 && r_.chance(60)) {
+      p_.user = r_.chance(50);
+      p_.cpu_mode = p_.user ? Program::Mode::v86 : Program::Mode::real;
+    }
     if (narrow()) segments();
+    if (bits_ == 16)
+      small_segments();
+    else if (narrow() && r_.chance(40))
+      move_code();
+    word_calls_ = words();
     p_.start = r_.chance(50) ? 0x100 : static_cast<u32>(kPage) - 16 - r_.below(160);
     p_.step = r_.chance(60);
-    p_.smap = !p_.user && r_.chance(25);
+    p_.smap = !p_.user && !old() && r_.chance(25);
     calls_.clear();
     victims_.clear();
     pinned_.clear();
@@ -83,6 +94,37 @@ class Generator : Writer {
     }
   }
 
+  /// A code segment with a base, and with a limit in the middle of what is used.
+  void move_code() {
+    machine::Segment& s = p_.seg[machine::cs];
+    const u32 kind = r_.below(4);
+    i64 before = kind == 0   ? -i64{16} * r_.below(16)
+                 : kind == 1 ? 16 * r_.below(0x800)
+                 : kind == 2 ? 0x1000 * r_.below(8)
+                             : 0xd000 + 16 * r_.below(0x100);
+    if (bits_ == 32 && before > 0 && r_.chance(50)) before *= 0x1001;
+    if (!old() && r_.chance(20)) before += r_.below(16);
+    p_.code_base = s.base = kCode - static_cast<u64>(before);
+    if (!old() && r_.chance(30))
+      s.limit = static_cast<u32>(before) + static_cast<u32>(kPage) + r_.below(2 * kPage);
+  }
+
+  /// Segments of 64 KiB, in real and virtual-8086 mode as these load them.
+  void small_segments() {
+    for (u8 n = 0; n < 6; ++n) {
+      machine::Segment& s = p_.seg[n];
+      s.base = (n == machine::ss ? kStack : kData) - 16 * r_.below(0x100);
+      s.limit = 0xffff;
+      s.attributes = p_.cpu_mode == Program::Mode::v86    ? 0xf3
+                     : p_.cpu_mode == Program::Mode::real ? 0x93
+                     : n == machine::cs                   ? (s.attributes & 0x60) | 0x9b
+                                                          : (s.attributes & 0x60) | 0x93;
+      if (!old() && n == machine::ss && r_.chance(50)) s.attributes |= 0x4000;
+      if (!old() && r_.chance(30)) s.limit = 0xffff'ffff;
+    }
+    move_code();
+  }
+
   // ---- what the table does not give by itself
 
   void jump_forward() {
@@ -92,18 +134,22 @@ class Generator : Writer {
       const int c = static_cast<int>(r_.below(16));
       const bool near = r_.chance(50);
       if (near) {
-        branch(add({0x70 | c, 0}), Item::Leads::maybe, to, 1);
+        branch(words() ? plain({0x70 | c, 0}) : add({0x70 | c, 0}), Item::Leads::maybe, to, 1);
+      } else if (words()) {
+        branch(plain({0x0f, 0x80 | c, 0, 0}), Item::Leads::maybe, to, 2);
       } else {
         branch(add({0x0f, 0x80 | c, 0, 0, 0, 0}), Item::Leads::maybe, to, 4);
       }
     } else if (kind == 7) {
       if (r_.chance(50))
         branch(add({0xeb, 0}), Item::Leads::away, to, 1);
+      else if (words())
+        branch(plain({0xe9, 0, 0}), Item::Leads::away, to, 2);
       else
         branch(add({0xe9, 0, 0, 0, 0}), Item::Leads::away, to, 4);
     } else if (kind == 8) {
       if (r_.chance(50) && !is_pinned(machine::rcx))  // loop
-        branch(add({0xe2, 0}), Item::Leads::maybe, to, 1);
+        branch(words() ? plain({0xe2, 0}) : add({0xe2, 0}), Item::Leads::maybe, to, 1);
       else  // jrcxz, jecxz
         branch(r_.chance(70) ? add({0xe3, 0}) : add({0x67, 0xe3, 0}), Item::Leads::maybe, to, 1);
     } else {
@@ -129,7 +175,9 @@ class Generator : Writer {
     mov.label = to + 4;  // see labels()
     switch (r_.below(3)) {
       case 0: {
-        Item& jmp = high ? add({0x41, 0xff, 0xe0 | low}) : add({0xff, 0xe0 | low});
+        Item& jmp = high      ? add({0x41, 0xff, 0xe0 | low})
+                    : words() ? plain({0xff, 0xe0 | low})
+                              : add({0xff, 0xe0 | low});
         jmp.leads = Item::Leads::indirect;
         jmp.label = to + 4;
         break;
@@ -153,7 +201,7 @@ class Generator : Writer {
         store.target = at;
         Item& jmp = add({0xff, 0x25, 0, 0, 0, 0});
         jmp.fix = Item::Fix::data;
-        jmp.fix_at = 2;
+        jmp.fix_at = static_cast<u8>(jmp.length - 4);
         jmp.fix_size = 4;
         jmp.target = at;
         jmp.leads = Item::Leads::indirect;
@@ -212,6 +260,7 @@ class Generator : Writer {
     if (repeated) item.bytes[item.length++] = r_.chance(60) ? 0xf3 : 0xf2;
     if (r_.chance(20)) item.bytes[item.length++] = 0x66;
     if (r_.chance(30) && !narrow()) item.bytes[item.length++] = 0x48;
+    if (r_.chance(20) && narrow()) item.bytes[item.length++] = 0x67;
     item.bytes[item.length++] = static_cast<u8>(op);
     (void)isa::decode({item.bytes, 15}, mode(), item.insn);
     // With a count of 0 CMPS and SCAS leave what was there.
@@ -229,11 +278,11 @@ class Generator : Writer {
     } else {  // add reg, reg: its ModRM byte
       const u8 a = free_register() & 7, b = free_register() & 7;
       add({0x01, 0xc0 | a << 3 | b});
-      victims_.push_back({index() - 1, 1, true});
+      victims_.push_back({index() - 1, static_cast<u8>(p_.items.back().length - 1), true});
     }
   }
   void modify() {
-    if (victims_.empty()) return;
+    if (victims_.empty() || old()) return;
     const Victim v = victims_[r_.below(static_cast<u32>(victims_.size()))];
     const u8 reg = free_register();
     if (v.modrm) {
@@ -248,7 +297,7 @@ class Generator : Writer {
           alias ? add({0xc6, 0x04, 0x25, 0, 0, 0, 0, 0}) : add({0xc6, 0x05, 0, 0, 0, 0, 0});
       item.bytes[item.length - 1] = static_cast<u8>(0xc0 | r_.below(64));
       if ((item.bytes[item.length - 1] & 7) == 4) item.bytes[item.length - 1] ^= 1;
-      set_fix(item, alias, v, alias ? 3 : 2);
+      set_fix(item, alias, v, item.length - 5u);
     } else if (r_.chance(50)) {
       // mov [place], reg32
       Item& item = alias ? add({0x40 | high << 2, 0x89, 0x04 | low << 3, 0x25, 0, 0, 0, 0})
@@ -259,7 +308,7 @@ class Generator : Writer {
       Item& item =
           alias ? add({0x80, 0x04, 0x25, 0, 0, 0, 0, 0}) : add({0x80, 0x05, 0, 0, 0, 0, 0});
       item.bytes[item.length - 1] = static_cast<u8>(r_.next());
-      set_fix(item, alias, v, alias ? 3 : 2);
+      set_fix(item, alias, v, item.length - 5u);
     }
   }
   struct Victim {
@@ -277,14 +326,20 @@ class Generator : Writer {
 
   void call() {
     if (!is_pinned(machine::rsp)) return;
-    Item& item = add({0xe8, 0, 0, 0, 0});
-    branch(item, Item::Leads::call, kNoLabel - 1, 4);  // see subroutines()
+    // see subroutines()
+    if (word_calls_)
+      branch(plain({0xe8, 0, 0}), Item::Leads::call, kNoLabel - 1, 2);
+    else
+      branch(add({0xe8, 0, 0, 0, 0}), Item::Leads::call, kNoLabel - 1, 4);
     calls_.push_back(index() - 1);
   }
 
   void system() {
     switch (r_.below(p_.user ? 6 : 8)) {
-      case 0: add({0xcd, 0x80}); break;  // a handler that returns
+      case 0:                       // a handler that returns
+        if (old()) define_flags();  // they stay on the stack
+        plain({0xcd, 0x80});
+        break;
       case 1:
         if (narrow()) load_segment();
         if (p_.user && !narrow() && !is_pinned(machine::rcx) && !is_pinned(machine::r11)) {
@@ -333,7 +388,7 @@ class Generator : Writer {
           default: {  // invlpg
             Item& item = add({0x0f, 0x01, 0x3d, 0, 0, 0, 0});
             item.fix = Item::Fix::data;
-            item.fix_at = 3;
+            item.fix_at = static_cast<u8>(item.length - 4);
             item.fix_size = 4;
             item.target = place(8);
           }
@@ -342,6 +397,7 @@ class Generator : Writer {
   }
   /// MOV of one of the GDT's selectors to DS, ES, FS or GS. All have base 0.
   void load_segment() {
+    if (old()) return load_old_segment();
     if (is_pinned(machine::rax)) return;
     static constexpr u32 kData[] = {0x23, 0x23, 0x53, 0x5b};
     static constexpr int kRegisters[] = {0, 3, 3, 4, 5};
@@ -350,12 +406,46 @@ class Generator : Writer {
     add({0x8e, 0xc0 | n << 3});
     if (r_.chance(50)) add({0x8c, 0xc0 | n << 3});
   }
+  /// What the register holds already, so that accesses hit what they did.
+  void load_old_segment() {
+    static constexpr u8 kRegisters[] = {machine::ds, machine::es, machine::fs, machine::gs};
+    const u8 n = r_.pick(kRegisters);
+    if (r_.chance(40) && (n == machine::ds || n == machine::es)) {
+      const int push = n == machine::ds ? 0x1e : 0x06;
+      words() ? plain({push}) : add({push});
+      if (p_.items.back().length == 1)
+        plain({push | 1});
+      else
+        add({push | 1});
+      return;
+    }
+    if (is_pinned(machine::rax)) return;
+    set_register(machine::rax, (p_.seg[n].base - kData + kDataGpa) >> 4 | r_.next() << 16);
+    add({0x8e, 0xc0 | n << 3});
+    if (r_.chance(50)) words() ? plain({0x8c, 0xc0 | n << 3}) : add({0x8c, 0xc0 | n << 3});
+  }
+
   /// IRETQ to a label ahead, on the same stack and with the same privilege.
   void return_by_iret() {
     const u32 to = index() + 12 + r_.below(4);
     const u8 reg = free_register();
     const int low = reg & 7, high = reg >> 3;
+    if (bits_ == 16 && !old()) return;
+    if (p_.code_base && !old()) return;
     define_flags();
+    if (old()) {
+      plain({0x9c});
+      plain({0x0e});
+      Item& back = plain({0x68, 0, 0});
+      back.fix = Item::Fix::address;
+      back.fix_at = 1;
+      back.fix_size = 2;
+      back.label = to;
+      Item& iret = plain({0xcf});
+      iret.leads = Item::Leads::indirect;
+      iret.label = to;
+      return;
+    }
     if (narrow()) {  // no SS and ESP unless privilege changes
       add({0x9c});
       add({0x6a, p_.user ? 0x33 : 0x38});
@@ -425,9 +515,9 @@ class Generator : Writer {
   void end_main() {
     end_ = index();
     if (p_.user)
-      add({0xcd, 0x81}).leads = Item::Leads::stop;
+      plain({0xcd, 0x81}).leads = Item::Leads::stop;
     else
-      add({0xf4}).leads = Item::Leads::stop;
+      plain({0xf4}).leads = Item::Leads::stop;
   }
 
   void subroutines() {
@@ -441,7 +531,7 @@ class Generator : Writer {
       for (u32 k = 0; k < length; ++k) random_instruction();
       if (index() == starts.back()) define_flags();
       if (i == 0 && r_.chance(60)) p_.items[starts.back()].align_to = 1 + 16 * r_.below(32);
-      add({0xc3}).leads = Item::Leads::back;
+      (word_calls_ ? plain({0xc3}) : add({0xc3})).leads = Item::Leads::back;
     }
     for (u32 c : calls) p_.items[c].label = starts[r_.below(count)];
   }
@@ -508,7 +598,7 @@ class Generator : Writer {
     s.gpr[machine::rsp] = sp;
     for (const Pin& p : pinned_)
       if (p.reg == machine::rsp && p.kind == 1) s.gpr[p.reg] = sp;
-    s.rip = kCode + p_.start;
+    s.rip = kCode + p_.start - p_.code_base;
     s.rflags = 0x2 | (r_.next() & kArithmeticFlags) | (r_.chance(5) ? 0x400 : 0);
     if (r_.chance(p_.smap ? 90 : 3)) s.rflags |= AC_;
     vector_state(s.xsave.data());
@@ -517,6 +607,7 @@ class Generator : Writer {
 
   static constexpr u8 kOdd[] = {1, 4, 10, 11, 15};
   u32 end_ = 0;
+  bool word_calls_ = false;  ///< of 16-bit code, with 16-bit return addresses
   std::vector<u32> calls_;
   std::vector<Victim> victims_;
 };

@@ -46,6 +46,8 @@ constexpr u64 data_page(u32 n) {
   return kData + n * kPage;
 }
 constexpr u64 kStack = 0x6000'0000, kStackPages = 2, kStackTop = kStack + kStackPages * kPage;
+// Where they lie in memory, which is where segments of real and virtual-8086 mode lead.
+constexpr u64 kCodeGpa = 0x70000, kDataGpa = 0x30000, kStackGpa = 0x50000;
 
 /// xoroshiro-like; small and fast.
 class Random {
@@ -100,7 +102,10 @@ struct Program {
   u32 start = 0;  ///< offset of the first item in the code
   bool user = false;
   bool smap = false;
-  u8 bits = 64;                           ///< 32: compatibility mode
+  u8 bits = 64;  ///< of the code
+  /// Code that is not 64-bit: compatibility mode; 16-bit code may also be one of the others.
+  enum class Mode : u8 { wide, real, v86 } cpu_mode = Mode::wide;
+  u64 code_base = 0;                      ///< linear address of CS:0
   std::array<machine::Segment, 6> seg{};  ///< with which it starts if it is not 64-bit
   std::vector<machine::CpuState> runs;    ///< states to start from
   u64 seed = 0;
@@ -112,6 +117,7 @@ struct Program {
   std::vector<u32> undefined;  ///< flags that are undefined before the item
   std::vector<u8> code;        ///< all of the code pages
 
+  isa::DecodeMode decode_mode() const { return {bits, cpu_mode == Mode::wide}; }
   bool lay_out();
   bool flags_defined();
   std::string text() const;
@@ -169,19 +175,22 @@ inline bool Program::lay_out() {
   for (size_t i = 0; i < items.size(); ++i) {
     Item& item = items[i];
     if (!item.on) continue;
-    const u64 next = at[i] + item.length, relative_to = bits == 64 ? next : 0;
+    const u64 next = at[i] + item.length, relative_to = bits == 64 ? next : seg[machine::ds].base;
     i64 value = 0;
     switch (item.fix) {
       case Item::Fix::none: break;
       case Item::Fix::branch: value = static_cast<i64>(at[item.label] - next); break;
-      case Item::Fix::address: value = static_cast<i64>(at[item.label] + item.target); break;
+      case Item::Fix::address:
+        value = static_cast<i64>(at[item.label] + item.target - code_base);
+        break;
       case Item::Fix::data: value = static_cast<i64>(item.target - relative_to); break;
       case Item::Fix::code:
         value = static_cast<i64>(at[item.label] + item.target - relative_to);
         break;
       case Item::Fix::alias:
         if (at[item.label] + item.target + 8 > kCode + kPage) return false;
-        value = static_cast<i64>(at[item.label] + item.target - kCode + data_page(kAlias));
+        value = static_cast<i64>(at[item.label] + item.target - kCode + data_page(kAlias) -
+                                 (bits == 64 ? 0 : relative_to));
         break;
     }
     if (item.fix != Item::Fix::none) {
@@ -189,7 +198,7 @@ inline bool Program::lay_out() {
       for (u32 b = 0; b < item.fix_size; ++b)
         item.bytes[item.fix_at + b] = static_cast<u8>(value >> (8 * b));
     }
-    if (isa::decode({item.bytes, 15}, {bits, true}, item.insn) != isa::DecodeStatus::ok)
+    if (isa::decode({item.bytes, 15}, decode_mode(), item.insn) != isa::DecodeStatus::ok)
       return false;
     std::copy_n(item.bytes, item.length, code.begin() + static_cast<i64>(at[i] - kCode));
   }
@@ -259,11 +268,13 @@ inline std::string Program::text() const {
 
 inline std::string Program::whole_text() const {
   std::string out = fmt::format("seed {}, {}-bit, {}, {} run(s){}\n{}", seed, bits,
-                                user   ? "CPL 3"
-                                : smap ? "CPL 0 with SMAP"
-                                       : "CPL 0",
+                                cpu_mode == Mode::real  ? "real mode"
+                                : cpu_mode == Mode::v86 ? "virtual-8086 mode"
+                                : user                  ? "CPL 3"
+                                : smap                  ? "CPL 0 with SMAP"
+                                                        : "CPL 0",
                                 runs.size(), step ? ", step by step" : "", text());
-  for (u32 i = 0; bits == 32 && i < 6; ++i)
+  for (u32 i = 0; bits != 64 && i < 6; ++i)
     out += fmt::format(" segment {}: base {:x} limit {:x} attributes {:x}\n", i, seg[i].base,
                        seg[i].limit, seg[i].attributes);
   for (const machine::CpuState& s : runs) {

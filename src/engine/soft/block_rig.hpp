@@ -26,8 +26,12 @@ namespace skerry::soft::block_fuzz {
 // ---- guest-physical layout; the kernel's part is mapped from kKernel on
 constexpr u64 kMemory = 2 * MiB, kKernel = 0xffff'8000'0000'0000;
 constexpr u64 kGdtAt = 0x1000, kIdtAt = 0x2000, kTssAt = 0x4000, kIstPage = 0x5000,
-              kHandlersAt = 0x8000, kPageFaultAt = 0x9800, kTables = 0x10000, kCodeGpa = 0x20000,
-              kDataGpa = 0x30000, kStackGpa = 0x50000;
+              kHandlersAt = 0x8000, kPageFaultAt = 0x9800, kTables = 0x10000;
+// Of real and virtual-8086 mode.
+constexpr u64 kOldTssAt = 0x4800, kOldIdtAt = 0x3000, kVectorsAt = 0x6000, kRealHandlersAt = 0xa000,
+              kOldHandlersAt = 0xb000;
+constexpr u16 kOwnCode =
+    0x60;  ///< descriptor of the program's code segment, and 8 behind for CPL 3
 constexpr u64 kIstTop = kIstPage + 0xff0;
 constexpr u8 kReturning = 0x80, kEnd = 0x81;
 constexpr u64 kDeviceGpa = 0xd000'0000;
@@ -64,10 +68,17 @@ class Side {
   void prepare(const Program& p, std::span<const u8> pattern) {
     write(kCodeGpa, p.code);
     for (u32 n = 0; n < kDataPages; ++n)
-      if (n != kDevice && n != kAlias) write(kDataGpa + n * kPage, pattern.subspan(0, kPage));
+      if (p.cpu_mode != Program::Mode::wide || (n != kDevice && n != kAlias))
+        write(kDataGpa + n * kPage, pattern.subspan(0, kPage));
     write(kStackGpa, pattern.subspan(kPage, kStackPages * kPage));
     const std::vector<u8> nothing(kPage);
     write(kIstPage, nothing);
+    const machine::Segment& s = p.seg[machine::cs];
+    const u32 pages = s.limit >> 12;
+    const u32 granular = s.limit >> 20 ? 0x8000 : 0;
+    const u64 own =
+        descriptor((s.attributes & 0x7fff) | granular, granular ? pages : s.limit, s.base);
+    for (u16 at : {kOwnCode, u16{kOwnCode + 8}}) put<u64>(kGdtAt + at, own);
     tables();
   }
 
@@ -91,11 +102,14 @@ class Side {
     s.seg[machine::cs] = user ? segment(0x2b, 0xa0fb) : segment(0x08, 0xa09b);
     s.seg[machine::fs].base = kFsBase;
     s.seg[machine::gs].base = kGsBase;
-    if (p.bits == 32) s.seg = p.seg;
+    if (p.bits != 64) s.seg = p.seg;
+    if (p.code_base)
+      s.seg[machine::cs].selector = static_cast<u16>(user ? (kOwnCode + 8) | 3 : kOwnCode);
     s.kernel_gs_base = data_page(kSecond);
     s.star = u64{0x18} << 48 | u64{0x08} << 32;
     s.lstar = kKernel + kHandlersAt + 0x1700;
     s.sfmask = 0x47700;
+    if (p.cpu_mode != Program::Mode::wide) old_state(s, p.cpu_mode);
     return s;
   }
 
@@ -105,9 +119,39 @@ class Side {
   std::unique_ptr<machine::Vcpu> made;
 
  private:
-  static u64 descriptor(u32 attributes, u32 limit = 0xfffff) {
+  /// Without paging: linear addresses are physical ones.
+  static void old_state(machine::CpuState& s, Program::Mode mode) {
+    const bool v86 = mode == Program::Mode::v86;
+    s.cr0 = v86 ? 0x33 : 0x32;
+    s.efer = 0;
+    for (u8 n = 0; n < 6; ++n) {
+      u64& base = s.seg[n].base;
+      base = n == machine::cs   ? base - kCode + kCodeGpa
+             : n == machine::ss ? base - kStack + kStackGpa
+                                : base - kData + kDataGpa;
+      s.seg[n].selector = static_cast<u16>(base >> 4);
+    }
+    s.idtr = {kVectorsAt, 0x3ff};
+    if (!v86) return;
+    s.rflags |= VM | IOPL;
+    s.gdtr = {kGdtAt, 0xff};
+    s.idtr = {kOldIdtAt, 2047};
+    s.tr = {0x40, kOldTssAt, 0x67, 0x8b};
+  }
+  void old_tables() {
+    put<u32>(kOldTssAt + 4, static_cast<u32>(kIstTop));
+    put<u32>(kOldTssAt + 8, 0x10);
+    for (u32 v = 0; v < 256; ++v) {
+      put<u32>(kVectorsAt + 4 * v, static_cast<u32>(kRealHandlersAt >> 4 << 16 | 16 * v));
+      const u64 to = kOldHandlersAt + 16 * v;
+      put<u64>(kOldIdtAt + 8 * v, to | u64{0x38} << 16 | u64{0xee} << 40);
+      for (u64 at : {kRealHandlersAt, kOldHandlersAt})
+        put<u8>(at + 16 * v, v == kReturning ? 0xcf : 0xf4);
+    }
+  }
+  static u64 descriptor(u32 attributes, u32 limit = 0xfffff, u64 base = 0) {
     return (limit & 0xffff) | u64{attributes & 0xff} << 40 | u64{limit & 0xf0000} << 32 |
-           u64{attributes & 0xf000} << 40;
+           u64{attributes & 0xf000} << 40 | (base & 0xff'ffff) << 16 | (base >> 24 & 0xff) << 56;
   }
   void code(u64 at, std::initializer_list<int> bytes) {
     for (int b : bytes) put<u8>(at++, static_cast<u8>(b));
@@ -157,6 +201,7 @@ class Side {
     }
     emit({0x58, 0xf4});
     tables();
+    old_tables();
   }
   static u64 entry(u64 linear) {
     const u64 table = linear >> 28 == kCode >> 28   ? 0x4000
@@ -250,6 +295,7 @@ class Rig {
       jit_.core().jit->flush();
       exact_.core().jit->flush();
     }
+    mode_ = p.cpu_mode;
     for (Side* s : {&interpreter_, &jit_, &stepped_, &exact_}) s->prepare(p, pattern_);
     for (size_t i = 0; i < p.runs.size(); ++i) {
       bool ended = true;
@@ -305,8 +351,10 @@ class Rig {
       ended = false;
       return {};
     }
-    u64 mask = fault ? kArithmeticFlags : p.undefined_at(end_rip(a));
-    return compare(a, b, mask, kArithmeticFlags, true);
+    u64 mask = fault ? kArithmeticFlags : p.undefined_at(p.code_base + end_rip(a));
+    Failure f = compare(a, b, mask, kArithmeticFlags, true);
+    forget_frames(a, b);
+    return f;
   }
 
   // Block by block.
@@ -336,12 +384,16 @@ class Rig {
             "JIT",
             rip, x.index(), done_a, y.index(), done_b);
       if (faulted(a) && !canonical(frame_rip(b))) return {};
-      const u64 mask = !on ? p.undefined_at(faulted(a) ? frame_rip(a) : end_rip(a))
-                       : in_handler(a.cpu().rip) ? kArithmeticFlags
-                                                 : p.undefined_at(a.cpu().rip);
-      Failure f = compare(a, b, mask, p.undefined_in_frame(frame_rip(a)), !on || moved % 8 == 0);
+      const u64 mask = !on ? p.undefined_at(p.code_base + (faulted(a) ? frame_rip(a) : end_rip(a)))
+                       : in_handler(a) ? kArithmeticFlags
+                                       : p.undefined_at(p.code_base + a.cpu().rip);
+      Failure f = compare(a, b, mask, p.undefined_in_frame(p.code_base + frame_rip(a)),
+                          !on || moved % 8 == 0);
       if (!f.empty()) return fmt::format("exact mode, block at {:x}:\n{}", rip, f);
-      if (!on) return {};
+      if (!on) {
+        forget_frames(a, b);
+        return {};
+      }
     }
     return "exact mode does not end";
   }
@@ -352,15 +404,37 @@ class Rig {
     const auto done = s.vcpu().load(s.start_state(p, from));
     SKERRY_CHECK(done.has_value(), "a state that can be loaded");
   }
-  static bool in_handler(u64 rip) { return rip >= kKernel; }
-  static u64 frame_rip(Side& s) { return skerry::load<u64>(s.memory->host(kIstTop - 40, 8)); }
-  /// Halted in another handler than that of the end.
-  static bool faulted(Side& s) {
-    const u64 rip = s.cpu().rip;
-    return in_handler(rip) && rip != kKernel + kHandlersAt + 16 * kEnd + 1;
+  bool in_handler(Side& s) const {
+    switch (mode_) {
+      case Program::Mode::real: return s.cpu().seg[machine::cs].selector == kRealHandlersAt >> 4;
+      case Program::Mode::v86: return !s.cpu().v86;
+      default: return s.cpu().rip >= kKernel;
+    }
   }
-  static u64 end_rip(Side& s) {
-    return in_handler(s.cpu().rip) ? frame_rip(s) - 2 : s.cpu().rip - 1;
+  /// Where the last exception left something; in real mode on the program's stack.
+  u64 in_frame(Side& s, u64 wide, u64 v86, u64 real) const {
+    if (mode_ == Program::Mode::v86) return kIstTop - v86;
+    if (mode_ == Program::Mode::wide) return kIstTop - wide;
+    return s.cpu().seg_base[machine::ss] + static_cast<u16>(s.cpu().gpr[machine::rsp] + real);
+  }
+  u64 frame_rip(Side& s) const {
+    const u64 size = mode_ == Program::Mode::wide ? 8 : mode_ == Program::Mode::v86 ? 4 : 2;
+    const u64 at = in_frame(s, 40, 36, 0);
+    return skerry::load<u64>(s.memory->host(at, 8)) & byte_mask(size);
+  }
+  /// Halted in another handler than that of the end.
+  bool faulted(Side& s) const {
+    const u64 handlers = mode_ == Program::Mode::wide  ? kKernel + kHandlersAt
+                         : mode_ == Program::Mode::v86 ? kOldHandlersAt
+                                                       : 0;
+    return in_handler(s) && s.cpu().rip != handlers + 16 * kEnd + 1;
+  }
+  u64 end_rip(Side& s) const { return in_handler(s) ? frame_rip(s) - 2 : s.cpu().rip - 1; }
+
+  /// Dead flags in the image on a program's stack must not be there in the next run.
+  void forget_frames(Side& a, Side& b) {
+    if (mode_ != Program::Mode::real || !in_handler(a)) return;
+    for (Side* s : {&a, &b}) s->put<u16>(in_frame(*s, 0, 0, 4), 0);
   }
 
   /// `flags`: not compared in RFLAGS; `frame`: nor in the last frame of an exception.
@@ -403,9 +477,18 @@ class Rig {
     auto page = [&](u64 at, u64 ignore = 0) {
       const u8 *u = a.memory->host(at, kPage), *v = b.memory->host(at, kPage);
       if (std::memcmp(u, v, kPage) == 0) return;
+      // The image of the flags.
+      std::array<u8, kPage + 8> x{}, y{};
+      std::memcpy(x.data(), u, kPage);
+      std::memcpy(y.data(), v, kPage);
+      const u64 flags = in_frame(a, 24, 28, 4);
+      if ((mode_ != Program::Mode::real || in_handler(a)) && flags - at < kPage)
+        for (std::array<u8, kPage + 8>* p : {&x, &y})
+          store<u16>(&(*p)[flags - at],
+                     static_cast<u16>(skerry::load<u16>(&(*p)[flags - at]) & ~frame));
+      u = x.data(), v = y.data();
       for (u64 i = 0; i < kPage && lines < 8; i += 8) {
         u64 p = skerry::load<u64>(u + i), q = skerry::load<u64>(v + i);
-        if (at + i == kIstTop - 24) p &= ~frame, q &= ~frame;
         p &= ~ignore, q &= ~ignore;
         if (ignore) p |= q & 0x40;
         if (p == q) continue;
@@ -440,6 +523,7 @@ class Rig {
   Side interpreter_, jit_, stepped_, exact_;
   const bool small_;  ///< code caches that are full after some programs
   u64 programs_ = 0;
+  Program::Mode mode_ = Program::Mode::wide;
   std::atomic<u64> guard_number_{0};
   std::atomic<Side*> guarded_{nullptr};
   std::mutex mutex_;

@@ -22,7 +22,7 @@ constexpr u64 kFsBase = data_page(kFirst) - 0x1230, kGsBase = data_page(kThird) 
 class Writer {
  protected:
   /// Only instructions that `features` allow.
-  /// bits: of the code, 64 or 32.
+  /// bits: of the code.
   Writer(u64 seed, const isa::FeatureSet& features, u8 bits)
       : r_(seed), rows_rng_(seed ^ 0x5bd1'e995), features_(features), seed_(seed), bits_(bits) {
     for (u16 i = 0; i < isa::rows().size(); ++i) {
@@ -70,7 +70,7 @@ class Writer {
 
   bool suits(const isa::Row& row) const {
     using isa::Method;
-    if (row.mask & isa::kKey64 && !(row.value & isa::kKey64) != (bits_ == 32)) return false;
+    if (row.mask & isa::kKey64 && !(row.value & isa::kKey64) != narrow()) return false;
     if (!features_.has(row.feature) || !features_.has(row.feature2)) return false;
     if (row.privilege != isa::Privilege::none || row.cls == Class::system ||
         row.cls == Class::control)
@@ -115,17 +115,36 @@ class Writer {
   }
 
   u32 index() const { return static_cast<u32>(p_.items.size()); }
-  bool narrow() const { return bits_ == 32; }
-  isa::DecodeMode mode() const { return {bits_, true}; }
+  bool narrow() const { return bits_ != 64; }
+  bool old() const { return p_.cpu_mode != Program::Mode::wide; }
+  isa::DecodeMode mode() const { return p_.decode_mode(); }
   u32 registers() const { return narrow() ? 8 : 16; }
-  /// Without the REX prefix that it begins with in 32-bit code.
+  /// Without the REX prefix that it begins with in other code, and with prefixes that make it the
+  /// same in 16-bit code.
   Item& add(std::initializer_list<int> bytes) {
     Item& item = p_.items.emplace_back();
-    for (int b : bytes)
-      if (item.length || !narrow() || b >> 4 != 4) item.bytes[item.length++] = static_cast<u8>(b);
+    const int* first = bytes.begin();
+    if (narrow() && *first >> 4 == 4) ++first;
+    if (bits_ == 16) {
+      item.bytes[item.length++] = 0x67;
+      if (*first == 0x66)
+        ++first;
+      else
+        item.bytes[item.length++] = 0x66;
+    }
+    for (; first != bytes.end(); ++first) item.bytes[item.length++] = static_cast<u8>(*first);
     (void)isa::decode({item.bytes, 15}, mode(), item.insn);
     return item;
   }
+  /// As it is.
+  Item& plain(std::initializer_list<int> bytes) {
+    Item& item = p_.items.emplace_back();
+    for (int b : bytes) item.bytes[item.length++] = static_cast<u8>(b);
+    (void)isa::decode({item.bytes, 15}, mode(), item.insn);
+    return item;
+  }
+  /// Whether 16-bit code should have an instruction in its own form.
+  bool words() { return bits_ == 16 && r_.chance(50); }
   static void extend(Item& item, u64 value, u32 size) {
     for (u32 i = 0; i < size; ++i) item.bytes[item.length++] = static_cast<u8>(value >> (8 * i));
   }
@@ -298,8 +317,8 @@ class Writer {
     const u32 size = m->size ? m->size : 8;
     u64 at = place(size);
     const isa::Memory& mem = insn.mem;
+    if (insn.addrsize == 2) return aim_16(item, at);
     at -= base_of_segment(mem.segment);
-    if (insn.addrsize == 2) return r_.chance(10);
     const u8 disp_at = static_cast<u8>(insn.modrm_at + 1);
     if (mem.base == isa::Memory::kRip) {
       item.fix = Item::Fix::data;
@@ -339,6 +358,31 @@ class Writer {
       return give(mem.base, at - d - (index << mem.scale)) && give(mem.index, index);
     }
     return false;
+  }
+
+  /// The same with 16-bit addressing.
+  bool aim_16(Item& item, u64 at) {
+    const isa::Memory& mem = item.insn.mem;
+    if (mem.segment == machine::ss) at = kStack + r_.below(kStackPages * kPage);
+    if (mem.segment == machine::cs) at = kCode + r_.below(kPage);
+    at -= base_of_segment(mem.segment);
+    if (at > 0xffff) return r_.chance(10);
+    if (mem.base == isa::Memory::kNone && mem.index == isa::Memory::kNone) {
+      u8* to = item.bytes + (item.insn.has_modrm ? item.insn.modrm_at : item.insn.opcode_at) + 1;
+      to[0] = static_cast<u8>(at);
+      to[1] = static_cast<u8>(at >> 8);
+      return true;
+    }
+    auto give = [&](u8 reg, u64 v) {
+      if (is_pinned(reg)) return false;
+      set_register(reg, (v & 0xffff) | (r_.chance(50) ? r_.next() << 16 : 0));
+      return true;
+    };
+    at -= static_cast<u64>(mem.disp);
+    if (mem.index == isa::Memory::kNone) return give(mem.base, at);
+    if (mem.base == isa::Memory::kNone) return give(mem.index, at);
+    const u64 index = r_.next();
+    return !is_pinned(mem.base) && give(mem.index, index) && give(mem.base, at - index);
   }
 
   u64 base_of_segment(u8 segment) const {

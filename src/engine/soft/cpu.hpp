@@ -291,12 +291,13 @@ struct alignas(64) Cpu {
   bool vector_live = false;  ///< vector and x87 registers are in the host's, not in s.xsave
   /// core.hpp: Attention bits; any thread sets them
   alignas(64) AttentionWord attention;
-  u64 reserved_[4] = {};
+  u64 code_key = 0;  ///< what jump tables add to RIP in segmented code (Jit::key_of)
+  u64 reserved_[3] = {};
 
   /// Slot 16 is always 0 (no base/index), slot 17 holds the next instruction's address.
   std::array<u64, 18> gpr{};
   // The last 64 bytes: see jit_layout.hpp.
-  u64 code_page = 0;    ///< linear address of the page that translated code runs in
+  u64 code_page = 0;    ///< RIP of the start of the page that translated code runs in
   u64 scratch = 0;      ///< the address of an access that missed; and so on
   u32 saved_flags = 2;  ///< as LAHF and SETO leave them in AX
   u32 jump_mask = (Instance::kJumps - 1) << Instance::kJumpShift;

@@ -159,6 +159,20 @@ constexpr Case kCases[] = {
      "9c 5b fa 53 9d f4", 32},
     {"narrow_rep_movs", "32-bit code: eight words copied",
      "b9 08 00 00 00 f3 a5 f4", 32},
+    {"real_loop", "real mode: sums words",
+     "03 04 83 c6 02 e2 f9 f4", 16},
+    {"real_call", "real mode: a call in the page, and the function with its frame",
+     "e8 01 00 f4 55 89 e5 8b 46 04 c9 c3", 16},
+    {"real_long_operands", "real mode: a function as compilers make it, with 32-bit operands",
+     "66 55 66 89 e5 67 66 8b 45 08 66 c9 66 c3", 16},
+    {"real_segments", "real mode: DS saved, loaded and restored",
+     "1e 8e d8 a1 10 00 1f f4", 16},
+    {"real_strings", "real mode: LODSB, STOSB, LOOP",
+     "ac aa e2 fc f4", 16},
+    {"real_flags", "real mode: PUSHF, CLI, POPF",
+     "9c fa 9d f4", 16},
+    {"real_jump_away", "real mode: out of the page, and a conditional jump",
+     "74 05 e9 00 20 90 f4 0f 85 00 20 f4", 16},
 };
 // clang-format on
 
@@ -205,11 +219,13 @@ std::string field_name(i64 displacement) {
   };
   static constexpr Field kFields[] = {
 #define FIELD(member) {#member, offsetof(Cpu, member), sizeof(Cpu::member)}
-      FIELD(gpr),         FIELD(code_page),   FIELD(scratch),    FIELD(saved_flags),
-      FIELD(delta),       FIELD(rflags),      FIELD(seg_base),   FIELD(rip),
-      FIELD(attention),   FIELD(vector_live), FIELD(exit_site),  FIELD(jump_mask),
-      FIELD(fault_flags), FIELD(jit_base),    FIELD(host_stack), FIELD(self),
-      FIELD(cpl),         FIELD(seg),         FIELD(simple_end), FIELD(s)};
+      FIELD(gpr),         FIELD(code_page), FIELD(scratch),
+      FIELD(saved_flags), FIELD(delta),     FIELD(rflags),
+      FIELD(seg_base),    FIELD(rip),       FIELD(attention),
+      FIELD(vector_live), FIELD(exit_site), FIELD(jump_mask),
+      FIELD(fault_flags), FIELD(jit_base),  FIELD(host_stack),
+      FIELD(self),        FIELD(cpl),       FIELD(seg),
+      FIELD(simple_end),  FIELD(code_key),  FIELD(s)};
 #undef FIELD
 #pragma GCC diagnostic pop
   if (displacement >= 0) {
@@ -240,10 +256,15 @@ std::string field_name(i64 displacement) {
 class Golden : public SoftTest, public testing::WithParamInterface<Case> {
  protected:
   Golden() {
-    if (GetParam().bits == 32)
+    if (GetParam().bits == 16) {
+      real_mode();
+      state.seg[machine::cs] = {u16(kCodeAt >> 4), kCodeAt, 0xffff, 0x9b};
+      state.rip = 0;
+    } else if (GetParam().bits == 32) {
       protected_mode();
-    else
+    } else {
       long_mode();
+    }
   }
 
   void run_block(const Case& c) {

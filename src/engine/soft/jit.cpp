@@ -207,14 +207,14 @@ u32 Jit::mode_word() const {
   return mode;
 }
 
-// Of code that is not 64-bit: 32-bit code in a flat segment, but for the last page, where EIP
-// wraps.
+// All but what lies in the last page, where linear addresses wrap, or too near to the end of its
+// code segment.
 bool Jit::suits() const {
   if (cpu_.tlb.current != cpu_.tlb.context || (cpu_.cpl != 0 && cpu_.cpl != 3)) return false;
   if (cpu_.flat) [[likely]]
     return true;
-  return cpu_.code_bits == 32 && !cpu_.v86 && cpu_.seg_base[machine::cs] == 0 &&
-         cpu_.seg[machine::cs].limit == 0xffff'ffff && cpu_.rip < 0xffff'f000;
+  u32 mode = 0;
+  return linear_of(cpu_.rip) < 0xffff'f000 && (!segmented() || window(cpu_.rip, mode));
 }
 
 // ---- flags
@@ -287,6 +287,25 @@ void Jit::run() {
   reinterpret_cast<Enter>(run_at(gate_.enter))(&cpu_, to);
 }
 
+// A number for each place that a code segment had, so that jump tables need not be cleared when it
+// changes: real-mode programs have many. What was filled in for one that is forgotten gives way to
+// others.
+void Jit::choose_code_key() {
+  if (!segmented()) return;
+  const u64 place = cpu_.seg_base[machine::cs] << 32 | cpu_.seg[machine::cs].limit;
+  if (last_place_ == place && cpu_.code_key) return;
+  if (place_keys_.size() >= kMostPlaces) place_keys_.clear();
+  if (next_key_ >> 32) {  // no number is used twice
+    place_keys_.clear();
+    flush();
+    next_key_ = 1;
+  }
+  u64& key = place_keys_[place];
+  if (!key) key = next_key_++ << 32;
+  last_place_ = place;
+  cpu_.code_key = key;
+}
+
 // RIP, registers and saved_flags are right.
 u8* Jit::resume(u32 variant) {
   for (;;) {
@@ -295,12 +314,13 @@ u8* Jit::resume(u32 variant) {
     const bool stop = exact_ && core_.position() != start_;
     if (!stop && !cpu_.pending_exit && !core_.shutdown && suits() && cpu_.attention.arm() &&
         canonical(cpu_.rip)) [[likely]] {
+      choose_code_key();
       if (JitBlock* b = find(cpu_.rip, variant)) {
-        cpu_.code_page = cpu_.rip & ~u64{0xfff};
+        enter_page(cpu_.rip);
         Instance& i = *cpu_.tlb.current;
-        if (i.mode != b->mode) [[unlikely]] {
+        if (const u32 mode = b->mode & ~u32{kModeWindow}; i.mode != mode) [[unlikely]] {
           i.forget_jumps();
-          i.mode = b->mode;
+          i.mode = mode;
         }
         cpu_.jit_base = base_of(i);
         found_ = blocks_.number_of(*b);
@@ -340,7 +360,7 @@ u8* Jit::run_one(Site s, u32& decoded) {
   flags_to_cpu();
   const u32 block = s.block;
   account(s.count);
-  cpu.rip = cpu.code_page + s.at;
+  cpu.rip = rip_at(s.at);
   const Op* op = decode(s, decoded);
   ++interpreted_by_sem[static_cast<u32>(op->insn->sem) % interpreted_by_sem.size()];
   const bool vector = touches_vectors(*op->insn);
@@ -370,7 +390,7 @@ u8* Jit::run_one(Site s, u32& decoded) {
         // An exact run attends where every engine does: after the instruction (physical.cpp).
         bool go_on = !exact_ || !cpu.attention.load(std::memory_order_relaxed);
         // Segments may have been loaded.
-        if (!cpu.flat) go_on &= mode_word() == (b.mode & ~u32{kModeUnmerged});
+        if (!cpu.flat) go_on &= mode_word() == (b.mode & ~u32{kModeUnmerged | kModeWindow});
         if (!b.stale && !cpu.pending_exit && go_on) {
           if (b.vectors) want_vectors();
           cpu.jit_base = base_of(*cpu.tlb.current);  // CLAC and STAC change the instance
@@ -416,7 +436,7 @@ u8* Jit::unmerged(u32 n) {
   const Site s = sites_[n];
   ++counters.unmerged;
   account(s.count);
-  cpu_.rip = cpu_.code_page + s.at;
+  cpu_.rip = rip_at(s.at);
   const Held held = hold(sites_.region_of(n));
   JitBlock* b = find(cpu_.rip, kModeUnmerged);
   if (!b) return resume();
@@ -432,7 +452,7 @@ u8* Jit::interpret(u32 n) {
 
 u8* Jit::stop(u32 n) {
   account(sites_[n].count);
-  cpu_.rip = cpu_.code_page + sites_[n].at;
+  cpu_.rip = rip_at(sites_[n].at);
   return resume();
 }
 
@@ -440,38 +460,41 @@ u8* Jit::link(u32 n) {
   const Link l = links_[n];
   const Held held = hold(links_.region_of(n));
   account(l.count);
-  cpu_.rip = cpu_.code_page + l.target;
+  cpu_.rip = rip_at(l.target);
   u8* to = resume();
   if (exact_) return to;
   // Only if that is what was found (not a fault's handler), and the jump is still there.
-  if (to && still(held) && cpu_.rip == cpu_.code_page + l.target) link_to(n, found_);
+  if (to && still(held) && cpu_.rip == rip_at(l.target)) link_to(n, found_);
   return to;
 }
 
-u8* Jit::dispatch(u64 target) {
+u8* Jit::dispatch(u64 key) {
   ++counters.dispatches;
-  if (!canonical(target)) [[unlikely]]
+  if (cpu_.flat && !canonical(key)) [[unlikely]]
     return bad_target();
+  const u64 target = rip_of(key);
   if (exact_) account(sites_[cpu_.exit_site].count + 1u);
   cpu_.rip = target;
   // translate() leaves as much.
   if (!entry_fits()) next_region();
-  if (!exact_) entered_at_ = target;
+  if (!exact_) entered_at_ = key;
   u8* to = resume();
   entered_at_ = kNowhere;
   if (exact_ || !to || cpu_.rip != target) return to;
   Instance& i = *cpu_.tlb.current;
   JitBlock* b = &blocks_[found_];
-  const FetchTlb::Entry* page = i.fetch.find(target);
+  const u64 linear = linear_of(target);
+  const FetchTlb::Entry* page = i.fetch.find(linear);
   if (!page) return to;  // it gave way to the page in which an instruction goes on
-  u8* entry = entry_for(target, *b);
-  i.lead_jump(target, reinterpret_cast<u64>(entry), page->global);
-  i.second_jump[Instance::second_jump_index(target)] = {target, page->gpa, offset_of(entry),
-                                                        b->code, i.jump_generation};
+  u8* entry = entry_for(key, *b);
+  i.lead_jump(key, linear, reinterpret_cast<u64>(entry), page->global);
+  i.second_jump[Instance::second_jump_index(key)] = {key, page->gpa, offset_of(entry), b->code,
+                                                     i.jump_generation};
   return to;
 }
 
-// The jump itself is what faults (SDM 2A JMP, CALL; 2B RET): it is undone, and the interpreter's.
+// Of 64-bit code. The jump itself is what faults (SDM 2A JMP, CALL; 2B RET): it is undone, and the
+// interpreter's.
 u8* Jit::bad_target() {
   const Site s = sites_[cpu_.exit_site];
   const JitBlock& b = blocks_[s.block];
@@ -488,12 +511,12 @@ u8* Jit::bad_target() {
 
 u8* Jit::stale(u32 n) {
   const u32 code = blocks_[n].code;
-  cpu_.rip = cpu_.code_page + blocks_[n].page_offset;
-  const u64 rip = cpu_.rip;
+  cpu_.rip = rip_at(blocks_[n].page_offset);
+  const u64 key = key_of(cpu_.rip);
   u8* to = resume(blocks_[n].mode & kModeUnmerged);
   // Nothing but the second jump table may still lead to a block that was retired.
-  Instance::SecondJump& known = cpu_.tlb.current->second_jump[Instance::second_jump_index(rip)];
-  if (known.linear == rip && known.code == code && (!to || offset_of(to) != code))
+  Instance::SecondJump& known = cpu_.tlb.current->second_jump[Instance::second_jump_index(key)];
+  if (known.key == key && known.code == code && (!to || offset_of(to) != code))
     known.generation = 0;
   return to;
 }

@@ -71,10 +71,10 @@ struct Link {
   u32 next = kNone, previous = kNone;  ///< links to the same block
 };
 
-/// Checks that a jump goes to the one linear address that it is for, and leads to a block: what
-/// jump tables hold.
+/// Checks that a jump goes to the one address that it is for (Jit::key_of), and leads to a block:
+/// what jump tables hold.
 struct JumpEntry {
-  u64 linear;
+  u64 key;
   u32 block;   ///< kNone: gone
   u32 code;    ///< offset in the cache
   u32 next;    ///< of the same block
@@ -165,6 +165,29 @@ class Jit {
   void open_perf_map();
   u32 mode_word() const;
   u32 narrow_mode() const;  ///< its bits of code that is not 64-bit
+
+  // ---- RIP and linear addresses. Code that is not 64-bit is *segmented* if they differ, or if it
+  // may run into its segment's end. A jump table has one 64-bit key for each address: RIP, and above
+  // its 32 bits the number of the code segment's place (base and limit), 0 if it is not segmented.
+  bool segmented() const {
+    const Segment& c = cpu_.seg[machine::cs];
+    return !cpu_.flat &&
+           (cpu_.code_bits == 16 || cpu_.seg_base[machine::cs] != 0 || c.limit != 0xffff'ffff);
+  }
+  u64 linear_of(u64 rip) const {
+    return cpu_.flat ? rip : (cpu_.seg_base[machine::cs] + rip) & 0xffff'ffff;
+  }
+  u64 rip_of(u64 key) const { return cpu_.flat ? key : static_cast<u32>(key); }
+  u64 key_of(u64 rip) const { return segmented() ? rip + cpu_.code_key : rip; }
+  /// RIP at an offset in the page that translated code runs in.
+  u64 rip_at(u32 offset) const { return rip_of(cpu_.code_page + offset); }
+  void enter_page(u64 rip) { cpu_.code_page = rip - (linear_of(rip) & 0xfff); }
+  bool window(u64 rip, u32& mode) const;
+  void choose_code_key();
+  u64 last_place_ = 0;                       ///< base and limit that Cpu::code_key is for
+  std::unordered_map<u64, u64> place_keys_;  ///< all of them
+  static constexpr size_t kMostPlaces = 4096;
+  u64 next_key_ = 1;
   /// `count` instructions of the running block have ended (exact mode).
   void account(u32 count) {
     if (!exact_) return;
@@ -195,7 +218,7 @@ class Jit {
   u8* refill(u32 site);  ///< null if that does not help
   bool quick_walk(u64 at, bool write);
   /// What dispatch() comes to where nothing has to be made; else null.
-  u8* quick_dispatch(u64 target);
+  u8* quick_dispatch(u64 key);
   u8* store_to_table(const Site& s, u64 offset, u64 host_page);
   /// Registers with which a site goes on behind its check, its operand at `host`.
   void resume_at(const Site& site, u64 host);
@@ -205,7 +228,7 @@ class Jit {
   u8* slow(u32 site);        ///< an access missed; its address is in Cpu::scratch
   u8* interpret(u32 site);   ///< an instruction for the interpreter
   u8* link(u32 index);       ///< an unlinked direct jump
-  u8* dispatch(u64 target);  ///< an indirect jump that found nothing
+  u8* dispatch(u64 key);     ///< an indirect jump that found nothing
   u8* stop(u32 site);        ///< somebody wants attention; before the site's instruction
   u8* bad_target();
   u8* stale(u32 block);  ///< a block whose page was written
@@ -217,8 +240,8 @@ class Jit {
   u8* unmerged(u32 site);
   u8* run_one(u32 site) { return run_one(sites_[site], sites_[site].decoded); }
   u8* run_one(Site site, u32& decoded);  ///< by the interpreter's handler
-  JitBlock* find(u64 linear, u32 variant = 0);
-  JitBlock* translate(u64 gpa, u64 linear, u32 mode);
+  JitBlock* find(u64 rip, u32 variant = 0);
+  JitBlock* translate(u64 gpa, u64 rip, u32 mode);
   bool revalidate(JitBlock& block);
   void make_stale(JitBlock& block);
   /// Where a jump from `from` to `to` may go directly, flags in EFLAGS.
@@ -260,8 +283,8 @@ class Jit {
   /// Whether the second page of a crossing block is still what it was; if so its code runs.
   bool crosses_well(JitBlock& block, u64 linear);
   std::optional<u64> second_page(u64 linear);
-  u8* entry_for(u64 linear, JitBlock& block);
-  void emit_entry(Assembler& a, u64 linear, u32 place);
+  u8* entry_for(u64 key, JitBlock& block);
+  void emit_entry(Assembler& a, u64 key, const JitBlock& block, u32 place);
   bool entry_fits() const { return used_ + kEntryRoom <= region_end() && !entries_.full(); }
   static constexpr u32 kLow = 7, kHigh = 0xe0;  ///< vector components by where they are kept
   /// Puts live vector registers away, for ordinary C++ to run.

@@ -8,10 +8,12 @@
 
 namespace skerry::soft {
 
-JitBlock* Jit::find(u64 linear, u32 variant) {
+JitBlock* Jit::find(u64 rip, u32 variant) {
+  const u64 linear = linear_of(rip);
   u64 gpa;
   if (!core_.translate_code(linear, gpa)) return nullptr;
-  const u32 mode = mode_word() | variant;
+  u32 mode = mode_word() | variant;
+  if (mode & kModeSegmented) window(rip, mode);
   for (u32 n = bucket_of(gpa, mode); n != kNoBlock; n = blocks_[n].chain) {
     JitBlock& b = blocks_[n];
     if (b.gpa != gpa || b.mode != mode) continue;
@@ -31,7 +33,7 @@ JitBlock* Jit::find(u64 linear, u32 variant) {
     retire(b);
     break;
   }
-  return translate(gpa, linear, mode);
+  return translate(gpa, rip, mode);
 }
 
 bool Jit::revalidate(JitBlock& b) {
@@ -107,8 +109,8 @@ void Jit::make_stale(JitBlock& b) {
   if (!b.wants_flags) lead(b.table, b.stale_table_stub);
 }
 
-JitBlock* Jit::translate(u64 gpa, u64 linear, u32 mode) {
-  const u64 began = host_tsc();
+JitBlock* Jit::translate(u64 gpa, u64 rip, u32 mode) {
+  const u64 began = host_tsc(), linear = linear_of(rip), key = key_of(rip);
   const u32 offset = static_cast<u32>(gpa & 0xfff);
   JitBlock b;
   b.gpa = gpa;
@@ -136,7 +138,7 @@ JitBlock* Jit::translate(u64 gpa, u64 linear, u32 mode) {
   };
   const Assembler &hot = translator_->hot(), &cold = translator_->cold();
   lead_.clear();
-  if (linear == entered_at_) emit_entry(lead_, linear, used_);
+  if (key == entered_at_) emit_entry(lead_, key, b, used_);
   // What does not fit is translated again for the next region.
   for (bool again = false;; again = true) {
     const u32 number = blocks_.size(), site = sites_.size(), link = links_.size(),
@@ -172,9 +174,9 @@ JitBlock* Jit::translate(u64 gpa, u64 linear, u32 mode) {
   const u32 number = blocks_.size();
   if (lead_.size()) {
     lead_.clear();
-    emit_entry(lead_, linear, used_);
+    emit_entry(lead_, key, b, used_);
     b.entries = entries_.size();
-    entries_.push_back({linear, number, used_, kNone, true});
+    entries_.push_back({key, number, used_, kNone, true});
   }
   for (const Assembler* part : {&std::as_const(lead_), &hot, &cold}) {
     std::memcpy(write_at(used_), part->code.get(), part->size());

@@ -1,5 +1,5 @@
-// Translated 32-bit code: what differs from 64-bit code. What runs here runs on the interpreter as
-// well, and random programs compare the two (jit_fuzz_test.cpp).
+// Translated 32-bit and 16-bit code: what differs from 64-bit code. What runs here runs on the
+// interpreter as well, and random programs compare the two (jit_fuzz_test.cpp).
 #include "engine/soft/jit.hpp"
 #include "engine/soft/soft_fixture.hpp"
 
@@ -210,6 +210,190 @@ TEST_F(Narrow, a_null_selector_faults_when_it_is_used) {
   start();
   run_to(GP);
   EXPECT_EQ(stack<u32>(1), kCodeAt + 12);
+}
+
+// ---- code segments with a base and a limit
+
+class Segmented : public Narrow {
+ protected:
+  static constexpr u64 kBase = kCodeAt + 0x123;
+  /// A code segment of 4 KiB; `attributes` say how many bits its code has.
+  void code_segment(u32 attributes) {
+    state.seg[machine::cs] = {kCode32, kBase, 0xfff, attributes};
+    state.rip = 0;
+    state.gpr[machine::rcx] = 1000;
+  }
+  /// #GP at this offset, with nothing changed.
+  void faults_at(u32 eip) {
+    start();
+    run_to(GP);
+    EXPECT_EQ(stack<u32>(0), 0u);
+    EXPECT_EQ(stack<u32>(1), eip);
+    EXPECT_EQ(reg(machine::rsp), kStackAt - 16);
+    if (counters()) {
+      EXPECT_GE(counters()->translated_blocks, 1u);
+      EXPECT_LT(counters()->interpreted, 10u);
+    }
+  }
+};
+
+TEST_F(Segmented, calls_and_a_jump_beyond_the_limit) {
+  // 1: call edx; dec ecx; jnz 1b; mov ebx, 0x1000; jmp ebx
+  code(kBase, {0xff, 0xd2, 0x49, 0x75, 0xfb, 0xbb, 0x00, 0x10, 0, 0, 0xff, 0xe3});
+  code(kBase + 0x10, {0x40, 0xc3});  // inc eax; ret
+  code_segment(0x409b);
+  state.gpr[machine::rdx] = 0x10;
+  state.gpr[machine::rax] = 0;
+  faults_at(0xa);
+  EXPECT_EQ(reg(machine::rax), 1000u);
+}
+
+TEST_F(Segmented, a_16_bit_jump_beyond_the_limit) {
+  code(kBase, {0x49, 0x75, 0xfd, 0xe9, 0xfa, 0x0f});  // 1: dec cx; jnz 1b; jmp 0x1000
+  code_segment(0x009b);
+  faults_at(3);
+}
+
+TEST_F(Segmented, a_16_bit_conditional_jump_beyond_the_limit) {
+  code(kBase, {0x49, 0x75, 0xfd, 0x0f, 0x84, 0xf9, 0x0f});
+  code_segment(0x009b);
+  faults_at(3);
+}
+
+TEST_F(Segmented, a_16_bit_call_beyond_the_limit) {
+  code(kBase, {0x49, 0x75, 0xfd, 0xe8, 0xfa, 0x0f});
+  code_segment(0x009b);
+  put<u16>(kStackAt - 2, 0x5555);
+  faults_at(3);
+}
+
+TEST_F(Segmented, a_16_bit_return_beyond_the_limit) {
+  code(kBase, {0x49, 0x75, 0xfd, 0xc3});
+  code_segment(0x009b);
+  put<u16>(kStackAt, 0x1000);
+  faults_at(3);
+}
+
+TEST_F(Segmented, code_runs_into_the_limit) {
+  // 1: dec cx; jnz 1b; nop, up to the end
+  code(kBase + 0xff0, {0x49, 0x75, 0xfd, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90,
+                       0x90, 0x90, 0x90, 0x90});
+  code_segment(0x009b);
+  state.rip = 0xff0;
+  start();
+  run_to(GP);
+  EXPECT_EQ(stack<u32>(1), 0x1000u);
+}
+
+// ---- real and virtual-8086 mode
+
+class Real : public Narrow {
+ protected:
+  Real() { real_mode(); }
+  static machine::Segment segment(u64 base, u32 attributes = 0x93) {
+    return {static_cast<u16>(base >> 4), base, 0xffff, attributes};
+  }
+  /// 1: inc ax; add [si], ax; push ax; pop dx; call 2f; dec cx; jnz 1b; hlt; 2: ret
+  void loop_at(u64 linear) {
+    code(linear, {0x40, 0x01, 0x04, 0x50, 0x5a, 0xe8, 0x04, 0, 0x49, 0x75, 0xf5, 0xf4, 0xc3});
+    state.seg[machine::ds] = segment(0x40000, state.seg[machine::ds].attributes);
+    state.gpr[machine::rsi] = 0xaaaa'0010;
+    state.gpr[machine::rcx] = 50000;
+    state.gpr[machine::rax] = 0x5555'0000;
+    put<u32>(0x40010, 0);
+  }
+  void has_looped() {
+    EXPECT_EQ(reg(machine::rax), 0x5555'0000u + 50000);
+    EXPECT_EQ(reg(machine::rdx) & 0xffff, 50000u);
+    EXPECT_EQ(get<u32>(0x40010), static_cast<u16>(u64{50000} * 50001 / 2));
+    if (counters()) {
+      EXPECT_GT(counters()->translated_blocks, 1u);
+      EXPECT_LT(counters()->interpreted, 100u);
+    }
+  }
+};
+
+TEST_F(Real, loops_are_translated_wherever_their_segment_begins) {
+  constexpr struct {
+    u64 base, ip;
+  } kPlaces[] = {{0x20000, 0}, {0x20110, 0}, {0x20110, 0x10}, {0x10100, 0xffe0}, {0x20ff0, 0x8}};
+  for (auto [base, ip] : kPlaces) {
+    state.seg[machine::cs] = segment(base);
+    state.rip = ip;
+    loop_at(base + ip);
+    start();
+    EXPECT_EQ(run_to_halt(), ip + 11);
+    has_looped();
+  }
+}
+
+TEST_F(Real, jumps_wrap_at_64_kib) {
+  state.seg[machine::cs] = segment(kCodeAt);
+  code(kCodeAt + 0xffe0, {0xeb, 0x28});                       // 1: jmp 2f
+  code(kCodeAt + 0xa, {0x49, 0x0f, 0x85, 0xd1, 0xff, 0xf4});  // 2: dec cx; jnz 1b; hlt
+  state.rip = 0xffe0;
+  state.gpr[machine::rcx] = 1000;
+  start();
+  EXPECT_EQ(run_to_halt(), 0xfu);
+  EXPECT_EQ(reg(machine::rcx), 0u);
+}
+
+TEST_F(Real, the_same_offsets_in_other_segments) {
+  // call 1f; retf; 1: inc bx (or dx); ret
+  code(0x20000, {0xe8, 0x01, 0x00, 0xcb, 0x43, 0xc3});
+  code(0x24000, {0xe8, 0x01, 0x00, 0xcb, 0x42, 0xc3});
+  // 1: call 2000:0; call 2400:0; dec cx; jnz 1b; hlt
+  code(0x28000, {0x9a, 0, 0, 0, 0x20, 0x9a, 0, 0, 0, 0x24, 0x49, 0x75, 0xf3, 0xf4});
+  state.seg[machine::cs] = segment(0x28000);
+  state.rip = 0;
+  state.gpr[machine::rcx] = 1000;
+  state.gpr[machine::rbx] = state.gpr[machine::rdx] = 0;
+  start();
+  EXPECT_EQ(run_to_halt(), 0xdu);
+  EXPECT_EQ(reg(machine::rbx), 1000u);
+  EXPECT_EQ(reg(machine::rdx), 1000u);
+}
+
+TEST_F(Real, segment_registers_are_loaded_in_hot_code) {
+  // 1: mov ds, ax; mov bx, [si]; mov ds, dx; add bx, [si]; push ds; pop es; add bx, es:[si]; dec
+  // cx; jnz 1b; hlt
+  code(kCodeAt, {0x8e, 0xd8, 0x8b, 0x1c, 0x8e, 0xda, 0x03, 0x1c, 0x1e, 0x07, 0x26, 0x03, 0x1c, 0x49,
+                 0x75, 0xf0, 0xf4});
+  state.seg[machine::cs] = segment(kCodeAt);
+  state.seg[machine::es] = {0, 0, 0, machine::Segment::kUnusable};
+  state.rip = 0;
+  state.gpr[machine::rax] = 0x4000;
+  state.gpr[machine::rdx] = 0x4100;
+  state.gpr[machine::rsi] = 0x10;
+  state.gpr[machine::rcx] = 1000;
+  put<u16>(0x40010, 5);
+  put<u16>(0x41010, 7);
+  start();
+  EXPECT_EQ(run_to_halt(), 0x10u);
+  EXPECT_EQ(reg(machine::rbx) & 0xffff, 19u);
+  EXPECT_EQ(cpu().seg[machine::ds].base, 0x41000u);
+  EXPECT_EQ(cpu().seg[machine::es].selector, 0x4100u);
+  EXPECT_EQ(cpu().seg[machine::es].limit, 0xffffu);
+  if (counters()) {
+    EXPECT_LT(counters()->interpreted, 50u);
+  }
+}
+
+TEST_F(Real, virtual_8086_mode) {
+  protected_mode();
+  for (auto& s : state.seg) s = segment(0, 0xf3);
+  state.seg[machine::cs] = segment(kCodeAt, 0xf3);
+  state.rflags |= VM | IOPL;
+  state.rip = 0;
+  loop_at(kCodeAt);
+  state.gpr[machine::rsp] = 0x6000;
+  start();
+  run_to(GP);  // HLT is privileged
+  has_looped();
+  EXPECT_EQ(stack<u32>(1), 11u);
+  EXPECT_EQ(stack<u32>(2), kCodeAt >> 4);
+  EXPECT_TRUE(stack<u32>(3) & VM);
+  EXPECT_EQ(stack<u32>(4), 0x6000u);
 }
 
 }  // namespace

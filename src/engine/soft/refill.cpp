@@ -206,49 +206,50 @@ u8* Jit::refill(u32 n) {
   return run_at(s.retry);
 }
 
-// Checks that the linear address in kT0 is the one this entry, at `place`, is for and that nobody
-// wants attention. Falls through into the block if that lies behind it; EFLAGS mean nothing.
-void Jit::emit_entry(Assembler& a, u64 linear, u32 place) {
-  const i64 negated = static_cast<i64>(-linear);
+// Checks that the key in kT0 is the one this entry, at `place`, is for and that nobody wants
+// attention. Falls through into the block if that lies behind it; EFLAGS mean nothing.
+void Jit::emit_entry(Assembler& a, u64 key, const JitBlock& block, u32 place) {
+  const bool narrow = block.mode & (kModeCode32 | kModeCode16);
+  const i64 negated = static_cast<i64>(-key);
   if (negated == static_cast<i32>(negated)) {
     a.lea(kT1, {kT0, kNoReg, 0, static_cast<i32>(negated)});
   } else {
-    a.mov_imm(kT1, -linear);
+    a.mov_imm(kT1, -key);
     a.op_reg(0x03, kT1, kT0);
   }
   a.or_mem(kT1, a.base(at::kAttention));
   a.patch32(a.jcc32(cNE), gate_.dispatch - place);
-  a.lea(kT0, {kT0, kNoReg, 0, -static_cast<i32>(linear & 0xfff)});
+  a.lea(kT0, {kT0, kNoReg, 0, -i32{block.page_offset}}, !narrow);
   a.store(a.base(at::kCodePage), kT0);
 }
 
 // There is room for one. Called with the guest's vector registers in the host's.
-u8* Jit::entry_for(u64 linear, JitBlock& block) {
+u8* Jit::entry_for(u64 key, JitBlock& block) {
   u32 count = 0, oldest = kNone;
   for (u32 n = block.entries; n != kNone; n = entries_[n].next) {
-    if (entries_[n].linear == linear) return run_at(entries_[n].code);
+    if (entries_[n].key == key) return run_at(entries_[n].code);
     if (!entries_[n].leads) oldest = n;
     ++count;
   }
   u32 number = oldest;
   if (count < kMostEntries) {
     number = entries_.size();
-    entries_.push_back({linear, blocks_.number_of(block), used_, block.entries, false});
+    entries_.push_back({key, blocks_.number_of(block), used_, block.entries, false});
     block.entries = number;
     used_ += kEntryRoom;
   } else {
     // The same code at many addresses: the oldest gives way.
     JumpEntry& e = entries_[number];
     cpu_.tlb.each([&](Instance& i) {
-      Instance::SecondJump& known = i.second_jump[Instance::second_jump_index(e.linear)];
-      if (known.linear == e.linear && known.entry == e.code) known.generation = 0;
+      Instance::SecondJump& known = i.second_jump[Instance::second_jump_index(e.key)];
+      if (known.key == e.key && known.entry == e.code) known.generation = 0;
     });
-    e.linear = linear;
+    e.key = key;
   }
   Assembler& a = lead_;
   a.clear();
   const u32 place = entries_[number].code;
-  emit_entry(a, linear, place);
+  emit_entry(a, key, block, place);
   a.patch32(a.jmp32(), block.table - place);
   SKERRY_CHECK(a.size() <= kEntryRoom, "an entry is small");
   copy_bytes(write_at(place), a.code.get(), a.size());
@@ -256,15 +257,16 @@ u8* Jit::entry_for(u64 linear, JitBlock& block) {
 }
 
 // The tables of jumps were cleared, or never had this one; the block is there.
-u8* Jit::quick_dispatch(u64 target) {
+u8* Jit::quick_dispatch(u64 key) {
   Instance& i = *cpu_.tlb.current;
-  const FetchTlb::Entry* page = i.fetch.find(target);
-  if (exact_ || !page || !canonical(target) || &i != cpu_.tlb.context ||
+  const u64 rip = rip_of(key), linear = linear_of(rip);
+  const FetchTlb::Entry* page = i.fetch.find(linear);
+  if (exact_ || !page || !canonical(rip) || &i != cpu_.tlb.context ||
       !cpu_.attention.go_.load(std::memory_order_relaxed))
     return nullptr;
-  const u32 mode = mode_word();
-  if (i.mode != mode) return nullptr;
-  const u64 gpa = page->gpa | (target & 0xfff);
+  u32 mode = mode_word();
+  if (i.mode != mode || ((mode & kModeSegmented) && !window(rip, mode))) return nullptr;
+  const u64 gpa = page->gpa | (linear & 0xfff);
   u32 n = bucket_of(gpa, mode);
   while (n != kNone && (blocks_[n].gpa != gpa || blocks_[n].mode != mode)) n = blocks_[n].chain;
   if (n == kNone) return nullptr;
@@ -272,29 +274,30 @@ u8* Jit::quick_dispatch(u64 target) {
   if (b.stale || b.gpa2 != ~u64{0} || b.page->version.load(std::memory_order_acquire) != b.version)
     return nullptr;
   if (!entry_fits()) return nullptr;
-  const u32 entry = offset_of(entry_for(target, b));
-  i.lead_jump(target, reinterpret_cast<u64>(run_at(entry)), page->global);
-  i.second_jump[Instance::second_jump_index(target)] = {target, page->gpa, entry, b.code,
-                                                        i.jump_generation};
+  const u32 entry = offset_of(entry_for(key, b));
+  i.lead_jump(key, linear, reinterpret_cast<u64>(run_at(entry)), page->global);
+  i.second_jump[Instance::second_jump_index(key)] = {key, page->gpa, entry, b.code,
+                                                     i.jump_generation};
   ++counters.found_blocks;
-  cpu_.code_page = target & ~u64{0xfff};
+  enter_page(rip);
   return run_at(b.code);
 }
 
-u8* Jit::gate_dispatch(Cpu* cpu, u64 target) {
+u8* Jit::gate_dispatch(Cpu* cpu, u64 key) {
   Jit& jit = *cpu->core->jit;
   Instance& i = *cpu->tlb.current;
-  if (const Instance::SecondJump* known = i.known_jump(target);
+  const u64 rip = jit.rip_of(key), linear = jit.linear_of(rip);
+  if (const Instance::SecondJump* known = i.known_jump(key, linear);
       known && !jit.exact_ && cpu->attention.go_.load(std::memory_order_relaxed)) {
-    i.lead_jump(target, reinterpret_cast<u64>(jit.run_at(known->entry)),
-                i.fetch.find(target)->global);
+    i.lead_jump(key, linear, reinterpret_cast<u64>(jit.run_at(known->entry)),
+                i.fetch.find(linear)->global);
     ++jit.counters.jump_refills;
-    cpu->code_page = target & ~u64{0xfff};
+    jit.enter_page(rip);
     return jit.run_at(known->code);
   }
-  if (u8* to = jit.quick_dispatch(target)) return to;
+  if (u8* to = jit.quick_dispatch(key)) return to;
   jit.leave_vectors();
-  return jit.enter_vectors(jit.dispatch(target));
+  return jit.enter_vectors(jit.dispatch(key));
 }
 
 u8* Jit::gate_slow(Cpu* cpu, u64 n) {

@@ -1,6 +1,8 @@
 // What 32-bit kernels do at every entry and exit, between flat 32-bit segments and in the everyday
 // case: IRET, SYSENTER, SYSEXIT, loads of DS, ES, FS and GS. Everything else is the interpreter's,
 // before anything has changed. As returns.cpp this is compiled to use general registers only.
+#include <algorithm>
+
 #include "engine/soft/jit.hpp"
 #include "engine/soft/room.hpp"
 #include "engine/soft/segments.hpp"
@@ -51,13 +53,28 @@ Segment flat_segment(u16 selector, u32 attributes) {
 // What quick_dispatch() asks for, too, so it is here.
 u32 Jit::narrow_mode() const {
   u32 mode = cpu_.code_bits == 32 ? kModeCode32 : kModeCode16;
-  if (!cpu_.protected_mode) mode |= kModeReal;
+  if (!cpu_.protected_mode || cpu_.v86) mode |= kModeReal;
   if (cpu_.stack_size == 4) mode |= kModeStack32;
+  if (segmented()) mode |= kModeSegmented;
   bool flat = true;
   for (u8 n : {machine::es, ss, machine::ds})
     flat &= cpu_.seg_base[n] == 0 && cpu_.simple_end[n][0] == kAll && cpu_.simple_end[n][1] == kAll;
   if (flat) mode |= kModeFlat;
   return mode;
+}
+
+/// Adds the window of segmented code (translator.hpp). False: the instruction at `rip` may reach
+/// beyond it.
+bool Jit::window(u64 rip, u32& mode) const {
+  const u64 last = std::min<u64>(cpu_.seg[cs].limit, cpu_.rip_mask);
+  const i64 offset = static_cast<i64>(linear_of(rip) & 0xfff);
+  const i64 page = static_cast<i64>(rip) - offset;     // its RIP
+  const i64 room = static_cast<i64>(last) + 1 - page;  // up to the segment's end
+  const i64 before = page < 0 ? (-page + 15) >> 4 : 0;
+  const i64 behind = room >= 4096 + 16 ? 0 : std::max<i64>(1, (4096 - room + 15) >> 4);
+  if (offset < before << 4 || (behind && offset + 16 > 4096 - (behind << 4))) return false;
+  mode |= static_cast<u32>(before << 13 | behind << 21);
+  return true;
 }
 
 /// The descriptor of a selector in the GDT, if it may be used as it is: present, code or data, and
@@ -99,11 +116,12 @@ u8* Jit::narrow_enter(u32 n, u8 level, u32 eip, Instance& to) {
     ++counted_;
   }
   const u32 mode =
-      (blocks_[s.block].mode & ~u32{kModeUser | kModeUnmerged}) | (level == 3 ? u32{kModeUser} : 0);
+      (blocks_[s.block].mode & ~u32{kModeUser | kModeUnmerged | kModeSegmented | kModeWindow}) |
+      (level == 3 ? u32{kModeUser} : 0);
   cpu.cpl = level;
   cpu.rip = eip;
   cpu.tlb.context = cpu.tlb.current = &to;
-  if (const Instance::SecondJump* known = to.known_jump(eip); known && to.mode == mode && !exact_) {
+  if (const Instance::SecondJump* known = to.known_jump(eip, eip); known && to.mode == mode && !exact_) {
     cpu.code_page = eip & ~u64{0xfff};
     cpu.jit_base = base_of(to);
     return run_at(known->code);

@@ -79,11 +79,11 @@ struct Instance {
   static constexpr u32 kJumps = 131072;
 
   std::array<TlbEntry, kEntries> entry;
-  /// Where translated code goes on for a linear address (Jit::entry_for), by its low bits. Their
-  /// last says little: functions and many labels are aligned.
+  /// Where translated code goes on for an address (Jit::key_of, Jit::entry_for), by its low bits.
+  /// Their last says little: functions and many labels are aligned.
   std::array<u64, kJumps> jump;
   static constexpr unsigned kJumpShift = 1;
-  static u32 jump_index(u64 linear) { return (linear >> kJumpShift) & (kJumps - 1); }
+  static u32 jump_index(u64 key) { return (key >> kJumpShift) & (kJumps - 1); }
 
   /// A larger table behind `entry`, and one of large pages: what refill.cpp looks at before anybody
   /// walks page tables. An element counts if its generation is the current one.
@@ -127,8 +127,8 @@ struct Instance {
   static constexpr u32 kMostJumpsFilled = 8192;
   std::array<u32, kMostJumpsFilled> jumps_filled;
   u32 jumps_filled_count = kMostJumpsFilled + 1;
-  [[gnu::always_inline]] void set_jump(u64 linear, u64 to) {
-    const u32 at = jump_index(linear);
+  [[gnu::always_inline]] void set_jump(u64 key, u64 to) {
+    const u32 at = jump_index(key);
     jump[at] = to;
     jumps_used = true;
     if (jumps_filled_count < kMostJumpsFilled)
@@ -139,7 +139,7 @@ struct Instance {
   /// A larger table behind `jump`. Its elements outlive translations: one counts if its page is
   /// still where it was (known_jump()), so that after a flush pages are walked anew, not jumps.
   struct SecondJump {
-    u64 linear;
+    u64 key;
     u64 gpa;          ///< of its page
     u32 entry, code;  ///< offsets in the code cache: what `jump` holds, the block
     u32 generation;
@@ -147,20 +147,20 @@ struct Instance {
   static constexpr u32 kSecondJumps = 32768;
   std::array<SecondJump, kSecondJumps> second_jump;
   u32 jump_generation = 1;
-  static u32 second_jump_index(u64 linear) {
-    return static_cast<u32>(linear ^ (linear >> 13) ^ (linear >> 26)) & (kSecondJumps - 1);
+  static u32 second_jump_index(u64 key) {
+    return static_cast<u32>(key ^ (key >> 13) ^ (key >> 26)) & (kSecondJumps - 1);
   }
 
   /// The code for an address under the mode `mode`, null if it is not known.
-  [[gnu::always_inline]] const SecondJump* known_jump(u64 linear) const {
-    const SecondJump& j = second_jump[second_jump_index(linear)];
-    if (j.linear != linear || j.generation != jump_generation) return nullptr;
+  [[gnu::always_inline]] const SecondJump* known_jump(u64 key, u64 linear) const {
+    const SecondJump& j = second_jump[second_jump_index(key)];
+    if (j.key != key || j.generation != jump_generation) return nullptr;
     const FetchTlb::Entry* page = fetch.find(linear);
     return page && page->gpa == j.gpa ? &j : nullptr;
   }
   /// Where jumps to an address lead from now on: `to` is what `jump` holds.
-  [[gnu::always_inline]] void lead_jump(u64 linear, u64 to, bool global) {
-    set_jump(linear, to);
+  [[gnu::always_inline]] void lead_jump(u64 key, u64 linear, u64 to, bool global) {
+    set_jump(key, to);
     jumps_nonglobal |= !global;
     jump_pages.add(linear >> 12);
   }

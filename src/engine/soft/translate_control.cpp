@@ -36,29 +36,31 @@ void Translator::through_table(Assembler& a) {
     a.shift_imm(5, kT1, Instance::kJumpShift, false);
     a.alu_imm(4, kT1, Instance::kJumps - 1, false);
   }
+  if (segmented()) a.add_mem(kT0, a.base(at::kCodeKey));
   a.jmp_mem({kBase, kT1, 3, at::kJump});
 }
 
-void Translator::indirect(bool may_be_bad) {
+/// Narrow code checks where it goes before anything has changed.
+void Translator::indirect(bool may_be_bad, bool checked) {
   if (in_eflags_ && !in_slot_) hot_.save_flags(kT1);
-  if (may_be_bad || jit_.exact_) mark_exit(hot_, items_[current_]);
+  if (!checked) check_target(items_[current_]);
+  if ((may_be_bad && !narrow()) || jit_.exact_) mark_exit(hot_, items_[current_]);
   through_table(hot_);
 }
 
-void Translator::go_to(i64 target) {
-  if (target >= 0 && target < 4096) {
+void Translator::go_to(i64 target, bool checked) {
+  if (in_window(target)) {
     need_flags(kT0);
     jump_out(0, false, target);
     return;
   }
-  hot_.load(kT0, hot_.base(at::kCodePage));
-  hot_.lea(kT0, {kT0, kNoReg, 0, static_cast<i32>(target)}, !narrow());
-  indirect(false);
+  offset_of_page(hot_, items_[current_].insn, target);
+  indirect(false, checked);
 }
 
 void Translator::jump_out(u8 condition, bool conditional, i64 target) {
   const u32 jump = conditional ? hot_.jcc32(condition).at : hot_.jmp32().at;
-  if (target >= 0 && target < 4096) {
+  if (in_window(target)) {
     const u32 number = static_cast<u32>(jit_.links_.size());
     jit_.links_.push_back(
         {block_, place_ + jump, static_cast<u16>(target), static_cast<u8>(current_ + 1)});
@@ -83,12 +85,12 @@ void Translator::jump(const Item& item) {
     return;
   }
   load_target(item);
-  indirect(true);
+  indirect(true, false);
 }
 
 void Translator::load_target(const Item& item) {
   const Insn& insn = item.insn;
-  const u8 size = narrow() ? code_size() : 8;
+  const u8 size = narrow() ? insn.opsize : 8;
   if (insn.op[0].kind == OperandKind::memory) {
     protect_flags(item);
     operand_address(item, size, false, new_site(item, size, false));
@@ -161,12 +163,20 @@ void Translator::loop(const Item& item) {
     site = new_site(item, 0, false);
   }
   const u8 rcx = kHome[kRcx];
-  if (insn.sem == Sem::loop) hot_.lea(rcx, {rcx, kNoReg, 0, -1}, !narrow());
-  hot_.mov(hcx, rcx, !narrow());
+  if (insn.addrsize == 2) {
+    if (insn.sem == Sem::loop) {
+      hot_.lea(kT0, {rcx, kNoReg, 0, -1}, false);
+      set_word(rcx, kT0);
+    }
+    hot_.movzx16(hcx, rcx);
+  } else {
+    if (insn.sem == Sem::loop) hot_.lea(rcx, {rcx, kNoReg, 0, -1}, !narrow());
+    hot_.mov(hcx, rcx, !narrow());
+  }
   const u32 zero = hot_.jrcxz();
-  go_to(insn.sem == Sem::loop ? target : next);
+  go_to(insn.sem == Sem::loop ? target : next, true);
   hot_.patch8(zero);
-  go_to(insn.sem == Sem::loop ? next : target);
+  go_to(insn.sem == Sem::loop ? next : target, true);
   if (out != ~u32{0}) {
     hot_.patch8(out);
     colds_.push_back({Cold::stop_live, hot_.jmp32().at, site});

@@ -27,6 +27,12 @@ constexpr i32 end_at(u8 segment, bool write) {
 constexpr i32 selector_at(u8 segment) {
   return at::kSeg + static_cast<i32>(segment * sizeof(Segment));
 }
+constexpr i32 base_at(u8 segment) {
+  return selector_at(segment) + static_cast<i32>(offsetof(Segment, base));
+}
+constexpr i32 limit_at(u8 segment) {
+  return selector_at(segment) + static_cast<i32>(offsetof(Segment, limit));
+}
 
 /// Bits of VEX and EVEX prefixes and immediates that 32-bit code has to no effect mean something in
 /// 64-bit code: W with general registers, B, the top bit of a register number in an immediate.
@@ -51,26 +57,29 @@ isa::DecodeMode Translator::decode_mode(u32 mode) {
 }
 
 Translator::Kind Translator::classify_narrow(const Insn& insn, std::span<const u8> bytes) const {
-  const u8 size = code_size();
   if (system_inline(insn)) return Kind::system;
-  const bool same_size = insn.opsize == size;
   switch (insn.sem) {
     case Sem::nop:
     case Sem::endbr32:
     case Sem::endbr64: return Kind::skip;
-    case Sem::jmp: return same_size ? Kind::jump : Kind::interpret;
-    case Sem::jcc: return same_size ? Kind::jcc : Kind::interpret;
-    case Sem::call: return same_size ? Kind::call : Kind::interpret;
-    case Sem::ret: return same_size ? Kind::ret : Kind::interpret;
+    case Sem::jmp: return near_narrow(insn) ? Kind::jump : Kind::interpret;
+    case Sem::jcc: return near_narrow(insn) ? Kind::jcc : Kind::interpret;
+    case Sem::call: return near_narrow(insn) ? Kind::call : Kind::interpret;
+    case Sem::ret: return near_narrow(insn) ? Kind::ret : Kind::interpret;
     case Sem::loop:
-    case Sem::jcxz: return same_size && insn.addrsize == size ? Kind::loop : Kind::interpret;
+    case Sem::jcxz:
+      // It counts before anybody knows whether its target is good.
+      return near_narrow(insn) &&
+                     (!segmented() || in_window(at_ + insn.length + static_cast<i64>(insn.imm)))
+                 ? Kind::loop
+                 : Kind::interpret;
     case Sem::push: return Kind::push;
     case Sem::pop:
       return insn.op[0].kind == OperandKind::gpr && (insn.op[0].reg != kRsp || insn.opsize == 4)
                  ? Kind::pop
                  : Kind::interpret;
     case Sem::leave:
-      return insn.opsize == 4 && (mode_ & kModeStack32) ? Kind::leave : Kind::interpret;
+      return insn.opsize == 4 || (mode_ & kModeCode16) ? Kind::leave : Kind::interpret;
     case Sem::lea: return Kind::lea;
     case Sem::vzeroall:
     case Sem::vzeroupper: return Kind::interpret;  // of registers 0 to 7 alone
@@ -239,12 +248,23 @@ void Translator::pop_narrow(const Item& item) {
 }
 
 void Translator::leave_narrow(const Item& item) {
+  const u8 size = item.insn.opsize, sp = kHome[kRsp];
   u32 site;
   isa::Memory frame = stack(0);
   frame.base = kRbp;
-  const HostMem from = reach(item, frame, 4, false, true, site);
-  hot_.lea(kHome[kRsp], {hbp, kNoReg, 0, 4}, false);
-  hot_.load(hbp, from, false);
+  const HostMem from = reach(item, frame, size, false, true, site);
+  if (mode_ & kModeStack32) {
+    hot_.lea(sp, {hbp, kNoReg, 0, size}, false);
+  } else {
+    hot_.lea(kT1, {hbp, kNoReg, 0, size}, false);
+    set_word(sp, kT1);
+  }
+  if (size == 2) {
+    load_sized(kT1, from, size);
+    set_word(hbp, kT1);
+  } else {
+    hot_.load(hbp, from, false);
+  }
   set_after(site);
 }
 
@@ -283,15 +303,93 @@ void Translator::load_segment(const Item& item) {
   set_after(stack_site);
 }
 
+/// DS, ES, FS or GS in real and virtual-8086 mode. A base other than 0 would end kModeFlat.
+bool Translator::real_segment(const Insn& insn) const {
+  return (mode_ & kModeReal) && (!(mode_ & kModeFlat) || insn.op[0].reg >= machine::fs);
+}
+
+/// The base is the selector times 16. In real mode nothing else changes in a segment that is
+/// usable; in virtual-8086 mode the rest is always the same.
+void Translator::load_real_segment(const Item& item) {
+  const Insn& insn = item.insn;
+  const u8 n = insn.op[0].reg;
+  const bool pop = insn.sem == Sem::pop;
+  u32 site = kNoSite;
+  protect_flags(item);
+  if (pop) {
+    site = new_site(item, insn.opsize, false);
+    narrow_offset(insn, stack(0), true);
+    narrow_linear(machine::ss, insn.opsize, false, site);
+    hot_.movzx16_mem(kT0, check(item, insn.opsize, false, false).mem);
+  } else if (insn.op[1].kind == OperandKind::memory) {
+    site = new_site(item, 2, false);
+    operand_address(item, 2, false, site);
+    hot_.movzx16_mem(kT0, check(item, 2, false, false).mem);
+  } else {
+    hot_.movzx16(kT0, kHome[insn.op[1].reg]);
+  }
+  const u32 usual = new_site(item, 0, false);
+  hot_.alu_mem_imm(7, hot_.base(end_at(n, true)), v86() ? 0x10000 : 0, true);
+  fall_back_if(v86() ? cNE : cE, usual);
+  store_sized(hot_.base(selector_at(n)), kT0, 2);
+  hot_.shift_imm(4, kT0, 4, false);
+  hot_.store(hot_.base(base_at(n)), kT0);
+  hot_.store(hot_.base(at::kSegBase + 8 * n), kT0);
+  constexpr u32 kPresentBit = 0x80;
+  if (v86()) {
+    hot_.mov_imm(kT0, u64{0xf3} << 32 | 0xffff);
+    hot_.store(hot_.base(limit_at(n)), kT0);
+  } else {
+    hot_.op_mem(0x81, 1, hot_.base(limit_at(n) + 4), false);
+    hot_.dword(kPresentBit);
+  }
+  if (pop) move_stack(insn.opsize);
+  set_after(site);
+  set_after(usual);
+}
+
 // ---- control transfers
+
+/// In 16-bit code with either operand size. In 32-bit code operands of 16 bits cut EIP, which
+/// nobody wants.
+bool Translator::near_narrow(const Insn& insn) const {
+  return (mode_ & kModeCode16) || insn.opsize == 4;
+}
+
+/// To kT0: the instruction pointer at an offset in the page, as the operand size of a transfer has
+/// it.
+void Translator::offset_of_page(Assembler& a, const Insn& insn, i64 offset) {
+  a.load(kT0, a.base(at::kCodePage));
+  a.lea(kT0, {kT0, kNoReg, 0, static_cast<i32>(offset)}, !narrow());
+  if ((mode_ & kModeCode16) && insn.opsize == 2) a.movzx16(kT0, kT0);
+}
+
+/// Compares kT0, an instruction pointer, with the code segment's limit.
+void Translator::compare_limit(Assembler& a) {
+  a.op_mem(0x3b, kT0, a.base(limit_at(machine::cs)), false);
+}
+
+/// What leads beyond the limit is the interpreter's, which raises #GP. Flags are in the slot.
+void Translator::check_target(const Item& item) {
+  if (!segmented()) return;
+  const u32 site = new_site(item, 0, false);
+  compare_limit(hot_);
+  fall_back_if(cA, site);
+}
 
 void Translator::call_narrow(const Item& item) {
   const Insn& insn = item.insn;
   const bool relative = insn.op[0].kind == OperandKind::relative;
-  const u8 size = code_size();
+  const u8 size = insn.opsize;
+  const i64 target = item.at + insn.length + static_cast<i64>(insn.imm);
+  if (segmented()) protect_flags(item);
   if (!relative) {
     load_target(item);
+    check_target(item);
     hot_.store(hot_.base(kTarget), kT0);
+  } else if (segmented() && !in_window(target)) {
+    offset_of_page(hot_, insn, target);
+    check_target(item);
   }
   u32 site;
   const HostMem to = reach(item, stack(-i32{size}), size, true, true, site);
@@ -299,7 +397,7 @@ void Translator::call_narrow(const Item& item) {
   hot_.lea(kT1, {kT1, kNoReg, 0, item.at + insn.length}, false);
   store_sized(to, kT1, size);
   move_stack(-i32{size});
-  if (relative) return go_to(item.at + insn.length + static_cast<i64>(insn.imm));
+  if (relative) return go_to(target, true);
   hot_.load(kT0, hot_.base(kTarget));
   indirect(true);
 }
@@ -309,9 +407,14 @@ void Translator::ret_narrow(const Item& item) {
   const i32 release =
       insn.op[0].kind == OperandKind::immediate ? static_cast<i32>(insn.imm & 0xffff) : 0;
   u32 site;
-  const u8 size = code_size();
+  const u8 size = insn.opsize;
+  if (segmented()) protect_flags(item);
   load_sized(kT0, reach(item, stack(0), size, false, false, site), size);
+  check_target(item);
+  const bool clobbers = !(mode_ & kModeStack32);
+  if (clobbers) hot_.store(hot_.base(kTarget), kT0);
   move_stack(size + release);
+  if (clobbers) hot_.load(kT0, hot_.base(kTarget));
   indirect(true);
 }
 

@@ -57,6 +57,8 @@ bool Translator::system_inline(const Insn& insn) const {
   const bool flat32 = (mode_ & (kFlat32 | kModeReal)) == kFlat32;
   // Operand and address size of 64-bit code and of flat 32-bit code; none of other code.
   const u8 natural = !narrow() ? 8 : flat32 ? 4 : 0;
+  // What depends on IOPL in virtual-8086 mode is the interpreter's.
+  const bool own_flags = narrow() ? !v86() : insn.opsize == 8;
   switch (insn.sem) {
     case Sem::cld:
     case Sem::std:
@@ -65,12 +67,12 @@ bool Translator::system_inline(const Insn& insn) const {
     case Sem::sfence: return true;
     case Sem::pause: return !jit_.exact_;
     case Sem::cli:
-    case Sem::stac:
-    case Sem::clac:
     case Sem::swapgs: return kernel;
+    case Sem::stac:  // the jumps of the other instance may be of another code segment
+    case Sem::clac: return kernel && !(segmented() && (mode_ & kModeSmap));
     case Sem::sti: return kernel && !jit_.exact_;
-    case Sem::popf: return kernel && insn.opsize == natural;
-    case Sem::pushf: return insn.opsize == natural;
+    case Sem::popf: return kernel && own_flags;
+    case Sem::pushf: return own_flags;
     case Sem::rdtsc:
     case Sem::rdtscp: return bmi2_ && !jit_.exact_;
     case Sem::bt:
@@ -80,9 +82,10 @@ bool Translator::system_inline(const Insn& insn) const {
       return insn.op[0].kind == OperandKind::memory && in_register(insn.op[1]) &&
              insn.addrsize == natural && (!narrow() || flat_segment(insn.mem.segment));
     case Sem::mov:
-      if (loads_segment(insn)) return natural == 4 && in_register(insn.op[1]);
+      if (loads_segment(insn))
+        return real_segment(insn) || (natural == 4 && in_register(insn.op[1]));
       if (!in_register(insn.op[0])) return false;
-      if (insn.op[1].kind == OperandKind::segment) return insn.opsize >= 4;
+      if (insn.op[1].kind == OperandKind::segment) return insn.opsize >= 4 || narrow();
       return kernel && insn.op[1].kind == OperandKind::control &&
              (insn.op[1].reg == 0 || (insn.op[1].reg >= 2 && insn.op[1].reg <= 4));
     case Sem::rdfsbase:
@@ -90,7 +93,8 @@ bool Translator::system_inline(const Insn& insn) const {
     case Sem::wrfsbase:
     case Sem::wrgsbase: return insn.op[0].size == 8;
     case Sem::serialize: return !jit_.exact_;
-    case Sem::pop: return loads_segment(insn) && natural == 4 && insn.opsize == 4;
+    case Sem::pop:
+      return loads_segment(insn) && (real_segment(insn) || (natural == 4 && insn.opsize == 4));
     case Sem::sysenter: return natural == 4 && !kernel;
     case Sem::sysexit: return natural == 4 && kernel && insn.opsize == 4;
     case Sem::iret: return kernel && insn.opsize == natural;
@@ -98,9 +102,10 @@ bool Translator::system_inline(const Insn& insn) const {
     case Sem::sysret: return kernel && insn.opsize == 8;
     case Sem::lods:
     case Sem::scas:
-    case Sem::cmps: return natural && string_step_inline(insn);
+    case Sem::cmps: return string_step_inline(insn);
     case Sem::stos:
     case Sem::movs:
+      if (narrow_string_step(insn)) return true;
       return string_element(insn) != 0 && insn.addrsize == natural &&
              (!narrow() || insn.sem == Sem::stos || flat_segment(insn.mem.segment));
     default: return false;
@@ -197,8 +202,10 @@ void Translator::system(const Item& item) {
       hot_.store(hot_.base(segment_at(gs) + kBaseIn), kT0);
       hot_.store(hot_.base(at::kSegBase + 8 * gs), kT0);
       return;
-    case Sem::mov: return loads_segment(insn) ? load_segment(item) : mov_system(item);
-    case Sem::pop: return load_segment(item);
+    case Sem::mov:
+      if (!loads_segment(insn)) return mov_system(item);
+      [[fallthrough]];
+    case Sem::pop: return real_segment(insn) ? load_real_segment(item) : load_segment(item);
     case Sem::bt:
     case Sem::bts:
     case Sem::btr:
@@ -220,7 +227,7 @@ void Translator::system(const Item& item) {
     case Sem::scas:
     case Sem::cmps: return string_step(item);
     case Sem::stos:
-    case Sem::movs: return string(item);
+    case Sem::movs: return narrow_string_step(insn) ? string_step(item) : string(item);
     default: break;
   }
   protect_flags(item);
@@ -338,7 +345,10 @@ void Translator::mov_system(const Item& item) {
     static constexpr i32 kRegister[] = {at::kCr0, 0, at::kCr2, at::kCr3, at::kCr4};
     hot_.load(kT0, hot_.base(kRegister[from.reg]), !narrow());
   }
-  write_guest(item.insn.op[0].reg, kT0);
+  if (item.insn.opsize == 2)
+    set_word(kHome[item.insn.op[0].reg], kT0);
+  else
+    write_guest(item.insn.op[0].reg, kT0);
 }
 
 /// BT and its kin with a memory operand and the bit's number in a register: the operand is the
@@ -368,37 +378,40 @@ void Translator::bit_string(const Item& item) {
   flags_after_op(item);
 }
 
+/// To kT0: the linear address of what lies on the stack.
+void Translator::stack_address(const Item& item, i32 disp, bool write, u32 site) {
+  const u8 size = item.insn.opsize;
+  if (!narrow()) return hot_.lea(kT0, {kHome[kRsp], kNoReg, 0, disp});
+  narrow_offset(item.insn, stack(disp), true);
+  narrow_linear(ss, size, write, site);
+}
+
 void Translator::pushf(const Item& item) {
-  const u8 sp = kHome[kRsp];
   protect_flags(item);
   compose_flags();
   hot_.alu_imm(4, kT0, static_cast<i32>(~u32{RF | VM}));
   hot_.store(hot_.base(kKept), kT0);
-  const bool wide = !narrow();
-  const i32 size = wide ? 8 : 4;
-  const u32 site = new_site(item, static_cast<u32>(size), true);
-  hot_.lea(kT0, {sp, kNoReg, 0, -size}, wide);
-  const Address a = check(item, static_cast<u32>(size), true, true);
+  const u8 size = item.insn.opsize;
+  const u32 site = new_site(item, size, true);
+  stack_address(item, -i32{size}, true, site);
+  const Address a = check(item, size, true, true);
   hot_.load(kT1, hot_.base(kKept));
-  hot_.store(a.mem, kT1, wide);
-  hot_.lea(sp, {sp, kNoReg, 0, -size}, wide);
+  store_sized(a.mem, kT1, size);
+  move_stack(-i32{size});
   jit_.sites_[site].after = place_ + hot_.size();
 }
 
 /// The common case: only arithmetic flags, DF and IF change.
 void Translator::popf(const Item& item) {
-  const u8 sp = kHome[kRsp];
   protect_flags(item);
-  const bool wide = !narrow();
-  const i32 size = wide ? 8 : 4;
-  const u32 site = new_site(item, static_cast<u32>(size), false);
-  hot_.mov(kT0, sp, wide);
-  const Address a = check(item, static_cast<u32>(size), false, false);
-  hot_.load(kT0, a.mem, wide);
+  const u8 size = item.insn.opsize;
+  const u32 site = new_site(item, size, false);
+  stack_address(item, 0, false, site);
+  load_sized(kT0, check(item, size, false, false).mem, size);
   hot_.mov(kT1, kT0, false);
   hot_.op_mem(0x33, kT1, hot_.base(at::kRflags), false);
   hot_.bytes({0xf7, 0xc1});  // test ecx, ...
-  hot_.dword(TF | IOPL | NT | AC_ | ID);
+  hot_.dword(size == 2 ? TF | IOPL | NT : TF | IOPL | NT | AC_ | ID);
   fall_back_if(cNE, site);
   hot_.bytes({0x41, 0xf7, 0xc3});  // test r11d, IF
   hot_.dword(IF);
@@ -410,8 +423,8 @@ void Translator::popf(const Item& item) {
   hot_.alu_imm(4, kT1, IF | DF_, false);
   alu_mem32(4, at::kRflags, ~u32{IF | DF_ | RF});
   hot_.op_mem(0x09, kT1, hot_.base(at::kRflags), false);
-  hot_.lea(sp, {sp, kNoReg, 0, size}, wide);
   slot_from(kT0);
+  move_stack(size);
   jit_.sites_[site].after = place_ + hot_.size();
 }
 

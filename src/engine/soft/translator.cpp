@@ -61,6 +61,8 @@ void Translator::begin(std::span<const u8> code, u32 offset, u32 mode, u32 block
   code_ = code;
   offset_ = at_ = offset;
   mode_ = mode;
+  // Whatever begins before the window's end lies below the limit as a whole.
+  end_ = window_end(mode) == 4096 ? 4096 : window_end(mode) - 15;
   block_ = block;
   place_ = place;
   done_ = vectors_ = false;
@@ -70,7 +72,7 @@ void Translator::begin(std::span<const u8> code, u32 offset, u32 mode, u32 block
 }
 
 bool Translator::want_more() const {
-  return !done_ && n_ < kMaxInsns && at_ < 4096;
+  return !done_ && n_ < kMaxInsns && at_ < end_;
 }
 
 bool Translator::copyable(const Insn& insn) const {
@@ -332,7 +334,7 @@ bool Translator::finish(JitBlock& b) {
   current_ = n_;
   if (!items_[n_ - 1].ends) {
     --current_;
-    go_to(at_);
+    go_to(at_, true);
   }
   end_block(b);
   return true;
@@ -419,8 +421,14 @@ void Translator::emit_cold() {
         current_ = c.number;  // what sites count from
         if (!c.in_slot) cold_.save_flags(kT1);
         if (jit_.exact_) mark_exit(cold_, items_[current_]);
-        cold_.load(kT0, cold_.base(at::kCodePage));
-        cold_.lea(kT0, {kT0, kNoReg, 0, static_cast<i32>(c.target)});
+        offset_of_page(cold_, items_[current_].insn, c.target);
+        if (segmented()) {
+          compare_limit(cold_);
+          const u32 over = cold_.jcc8(cBE);
+          cold_.mov_imm32(kT1, new_site(items_[current_], 0, false));
+          to_gate(cold_, jit_.gate_.interpret);
+          cold_.patch8(over);
+        }
         through_table(cold_);
         break;
     }

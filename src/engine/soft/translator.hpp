@@ -25,20 +25,33 @@ namespace skerry::soft {
 
 /// What a block's code depends on besides its bytes.
 enum Mode : u32 {
-  kModeUser = 1,             ///< CPL 3
-  kModeSse = 2,              ///< SSE instructions may run
-  kModeAvx = 4,              ///< AVX instructions may
-  kModeAvx512 = 8,           ///< AVX-512 instructions may
-  kModeX87 = 16,             ///< x87 and MMX instructions may
-  kModeSmap = 32,            ///< CR4.SMAP
-  kModeSet = 64,             ///< always: no mode is 0, which unused memory holds
-  kModeCode32 = 128,         ///< 32-bit code; neither of the two: 64-bit code
-  kModeCode16 = 256,         ///< 16-bit code
-  kModeReal = 512,           ///< not protected mode
-  kModeStack32 = 1024,       ///< of such code: ESP, not SP
-  kModeFlat = 2048,          ///< and DS, ES and SS are 4 GiB of writable memory at 0
+  kModeUser = 1,          ///< CPL 3
+  kModeSse = 2,           ///< SSE instructions may run
+  kModeAvx = 4,           ///< AVX instructions may
+  kModeAvx512 = 8,        ///< AVX-512 instructions may
+  kModeX87 = 16,          ///< x87 and MMX instructions may
+  kModeSmap = 32,         ///< CR4.SMAP
+  kModeSet = 64,          ///< always: no mode is 0, which unused memory holds
+  kModeCode32 = 128,      ///< 32-bit code; neither of the two: 64-bit code
+  kModeCode16 = 256,      ///< 16-bit code
+  kModeReal = 512,        ///< not protected mode; with kModeUser: virtual-8086 mode
+  kModeStack32 = 1024,    ///< of such code: ESP, not SP
+  kModeFlat = 2048,       ///< and DS, ES and SS are 4 GiB of writable memory at 0
+  kModeSegmented = 4096,  ///< RIP is not the linear address, or runs into a limit
+  // Of segmented code, in 16ths of bytes: how much of the page lies before its segment and, with
+  // what one instruction needs, behind its end. All else is the *window*. Direct jumps stay within
+  // it, so that they know neither wrapping nor limits.
+  kModeBefore = 0xff << 13,
+  kModeBehind = 0xff << 21,
+  kModeWindow = kModeBefore | kModeBehind,
   kModeUnmerged = 1u << 31,  ///< every access is checked for itself
 };
+constexpr u32 window_first(u32 mode) {
+  return (mode & kModeBefore) >> 13 << 4;
+}
+constexpr u32 window_end(u32 mode) {
+  return 4096 - ((mode & kModeBehind) >> 21 << 4);
+}
 
 class Translator {
  public:
@@ -194,8 +207,13 @@ class Translator {
 
   // translate_modes.cpp: code that is not 64-bit
   bool narrow() const { return mode_ & (kModeCode32 | kModeCode16); }
-  /// Operand size of its calls, jumps and returns.
-  u8 code_size() const { return mode_ & kModeCode32 ? 4 : 2; }
+  bool segmented() const { return mode_ & kModeSegmented; }
+  bool v86() const { return (mode_ & (kModeReal | kModeUser)) == (kModeReal | kModeUser); }
+  /// Whether a near jump of the block may lead there directly (an offset in the page).
+  bool in_window(i64 target) const {
+    return target >= window_first(mode_) && target < window_end(mode_);
+  }
+  bool near_narrow(const isa::Insn& insn) const;
   Kind classify_narrow(const isa::Insn& insn, std::span<const u8> bytes) const;
   void narrow_offset(const isa::Insn& insn, const isa::Memory& m, bool on_stack);
   bool flat_segment(u8 segment) const;
@@ -213,6 +231,11 @@ class Translator {
   void leave_narrow(const Item& item);
   void lea_narrow(const Item& item);
   void load_segment(const Item& item);
+  bool real_segment(const isa::Insn& insn) const;
+  void load_real_segment(const Item& item);
+  void offset_of_page(Assembler& a, const isa::Insn& insn, i64 offset);
+  void compare_limit(Assembler& a);
+  void check_target(const Item& item);
   void call_narrow(const Item& item);
   void ret_narrow(const Item& item);
 
@@ -223,14 +246,15 @@ class Translator {
   void ret(const Item& item);
   void loop(const Item& item);
   void interpret(const Item& item);
-  /// To kT0: where an indirect jump or call goes. False: interpret instead.
+  /// To kT0: where an indirect jump or call goes.
   void load_target(const Item& item);
   /// Says who jumps, for whoever has to deal with a bad target (and for counting).
   void mark_exit(Assembler& a, const Item& item);
   void through_table(Assembler& a);
-  void indirect(bool may_be_bad);  ///< to kT0
-  /// To an offset relative to the page's start, in or out of the page.
-  void go_to(i64 target);
+  void indirect(bool may_be_bad, bool checked = true);  ///< to kT0
+  /// To an offset relative to the page's start, in or out of the page. `checked`: it is known to
+  /// lie below the code segment's limit.
+  void go_to(i64 target, bool checked = false);
   void jump_out(u8 condition, bool conditional, i64 target);
 
   // translate_x87.cpp
@@ -238,6 +262,7 @@ class Translator {
   bool x87_copyable(const isa::Insn& insn) const;
 
   // translate_string.cpp
+  bool narrow_string_step(const isa::Insn& insn) const;
   bool string_step_inline(const isa::Insn& insn) const;
   void string_step(const Item& item);
 
@@ -258,6 +283,7 @@ class Translator {
   void load_flat_segments(u32 dpl, i32 stack_from_code);
   void mov_system(const Item& item);
   void bit_string(const Item& item);
+  void stack_address(const Item& item, i32 disp, bool write, u32 site);
   void pushf(const Item& item);
   void popf(const Item& item);
   void syscall(const Item& item);
@@ -285,7 +311,7 @@ class Translator {
   Jit& jit_;
   Assembler hot_, cold_;
   std::span<const u8> code_;
-  u32 offset_ = 0, at_ = 0, mode_ = 0, block_ = 0, place_ = 0;
+  u32 offset_ = 0, at_ = 0, end_ = 0, mode_ = 0, block_ = 0, place_ = 0;
   bool done_ = false, vectors_ = false;
   bool in_eflags_ = true, in_slot_ = false;
   u32 n_ = 0, current_ = 0;
