@@ -1,7 +1,8 @@
 // skerry-blocks: random programs on the translator and on the interpreter
 // (engine/soft/block_rig.hpp).
 //
-//   skerry-blocks [--seed N] [--seconds S | --programs N] [--failures N] [--bits 64 | 32] [--print]
+//   skerry-blocks [--seed N] [--seconds S | --programs N] [--failures N] [--bits 64 | 32 | 16]
+//   [--print]
 //                 [--no-minimise]
 //
 // Prints each disagreement, and each crash, as the smallest program that still shows it. A seed
@@ -128,7 +129,7 @@ int main(int argc, char** argv) {
   app.add_option("--seconds", options.seconds, "how long to run");
   app.add_option("--programs", options.programs, "run this many programs instead");
   app.add_option("--failures", options.failures, "stop after so many disagreements");
-  app.add_option("--bits", options.bits, "only code of so many bits: 64 or 32")
+  app.add_option("--bits", options.bits, "only code of so many bits: 64, 32 or 16")
       ->check(CLI::IsMember({64, 32}));
   app.add_flag("--print", options.print, "print every program");
   app.add_flag("!--no-minimise", options.small, "print failing programs whole");

@@ -30,6 +30,7 @@ constexpr u64 kGdtAt = 0x1000, kIdtAt = 0x2000, kTssAt = 0x4000, kIstPage = 0x50
 // Of real and virtual-8086 mode.
 constexpr u64 kOldTssAt = 0x4800, kOldIdtAt = 0x3000, kVectorsAt = 0x6000, kRealHandlersAt = 0xa000,
               kOldHandlersAt = 0xb000;
+constexpr u64 kOldFrom = kDataGpa - 0x2000, kOldTo = kCodeGpa + 0x14000;
 constexpr u16 kOwnCode =
     0x60;  ///< descriptor of the program's code segment, and 8 behind for CPL 3
 constexpr u64 kIstTop = kIstPage + 0xff0;
@@ -66,10 +67,12 @@ class Side {
 
   /// The pages a program uses as they are before it.
   void prepare(const Program& p, std::span<const u8> pattern) {
+    // Whatever segments of 64 KiB reach, and page tables do not guard.
+    if (p.cpu_mode != Program::Mode::wide)
+      SKERRY_CHECK(memory->fill(kOldFrom, 0, kOldTo - kOldFrom), "in memory");
     write(kCodeGpa, p.code);
     for (u32 n = 0; n < kDataPages; ++n)
-      if (p.cpu_mode != Program::Mode::wide || (n != kDevice && n != kAlias))
-        write(kDataGpa + n * kPage, pattern.subspan(0, kPage));
+      if (n != kDevice && n != kAlias) write(kDataGpa + n * kPage, pattern.subspan(0, kPage));
     write(kStackGpa, pattern.subspan(kPage, kStackPages * kPage));
     const std::vector<u8> nothing(kPage);
     write(kIstPage, nothing);

@@ -287,9 +287,9 @@ TEST_F(Segmented, code_runs_into_the_limit) {
 
 // ---- real and virtual-8086 mode
 
-class Real : public Narrow {
+class OldModes : public Narrow {
  protected:
-  Real() { real_mode(); }
+  OldModes() { real_mode(); }
   static machine::Segment segment(u64 base, u32 attributes = 0x93) {
     return {static_cast<u16>(base >> 4), base, 0xffff, attributes};
   }
@@ -313,7 +313,7 @@ class Real : public Narrow {
   }
 };
 
-TEST_F(Real, loops_are_translated_wherever_their_segment_begins) {
+TEST_F(OldModes, loops_are_translated_wherever_their_segment_begins) {
   constexpr struct {
     u64 base, ip;
   } kPlaces[] = {{0x20000, 0}, {0x20110, 0}, {0x20110, 0x10}, {0x10100, 0xffe0}, {0x20ff0, 0x8}};
@@ -327,7 +327,7 @@ TEST_F(Real, loops_are_translated_wherever_their_segment_begins) {
   }
 }
 
-TEST_F(Real, jumps_wrap_at_64_kib) {
+TEST_F(OldModes, jumps_wrap_at_64_kib) {
   state.seg[machine::cs] = segment(kCodeAt);
   code(kCodeAt + 0xffe0, {0xeb, 0x28});                       // 1: jmp 2f
   code(kCodeAt + 0xa, {0x49, 0x0f, 0x85, 0xd1, 0xff, 0xf4});  // 2: dec cx; jnz 1b; hlt
@@ -338,7 +338,7 @@ TEST_F(Real, jumps_wrap_at_64_kib) {
   EXPECT_EQ(reg(machine::rcx), 0u);
 }
 
-TEST_F(Real, the_same_offsets_in_other_segments) {
+TEST_F(OldModes, the_same_offsets_in_other_segments) {
   // call 1f; retf; 1: inc bx (or dx); ret
   code(0x20000, {0xe8, 0x01, 0x00, 0xcb, 0x43, 0xc3});
   code(0x24000, {0xe8, 0x01, 0x00, 0xcb, 0x42, 0xc3});
@@ -354,7 +354,7 @@ TEST_F(Real, the_same_offsets_in_other_segments) {
   EXPECT_EQ(reg(machine::rdx), 1000u);
 }
 
-TEST_F(Real, segment_registers_are_loaded_in_hot_code) {
+TEST_F(OldModes, segment_registers_are_loaded_in_hot_code) {
   // 1: mov ds, ax; mov bx, [si]; mov ds, dx; add bx, [si]; push ds; pop es; add bx, es:[si]; dec
   // cx; jnz 1b; hlt
   code(kCodeAt, {0x8e, 0xd8, 0x8b, 0x1c, 0x8e, 0xda, 0x03, 0x1c, 0x1e, 0x07, 0x26, 0x03, 0x1c, 0x49,
@@ -379,7 +379,7 @@ TEST_F(Real, segment_registers_are_loaded_in_hot_code) {
   }
 }
 
-TEST_F(Real, virtual_8086_mode) {
+TEST_F(OldModes, virtual_8086_mode) {
   protected_mode();
   for (auto& s : state.seg) s = segment(0, 0xf3);
   state.seg[machine::cs] = segment(kCodeAt, 0xf3);
