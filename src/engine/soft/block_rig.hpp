@@ -71,8 +71,7 @@ class Side {
     if (p.cpu_mode != Program::Mode::wide)
       SKERRY_CHECK(memory->fill(kOldFrom, 0, kOldTo - kOldFrom), "in memory");
     write(kCodeGpa, p.code);
-    for (u32 n = 0; n < kDataPages; ++n)
-      if (n != kDevice && n != kAlias) write(kDataGpa + n * kPage, pattern.subspan(0, kPage));
+    for (u32 n = 0; n < kDataPages; ++n) write(kDataGpa + n * kPage, pattern.subspan(0, kPage));
     write(kStackGpa, pattern.subspan(kPage, kStackPages * kPage));
     const std::vector<u8> nothing(kPage);
     write(kIstPage, nothing);
