@@ -1,6 +1,6 @@
 // Speed of the software engine on small loops, in millions of guest instructions per second, beside
-// the same loops on the host CPU: 32-bit code and the same bytes as 16-bit code, each translated and
-// interpreted. Medians of five runs; a ratio within one run is what counts.
+// the same loops on the host CPU: 32-bit code and the same bytes as 16-bit code, each translated
+// and interpreted. Medians of five runs; a ratio within one run is what counts.
 //
 //   build/release/bin/bench_soft
 #include <sys/mman.h>

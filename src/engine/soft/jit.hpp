@@ -167,8 +167,9 @@ class Jit {
   u32 narrow_mode() const;  ///< its bits of code that is not 64-bit
 
   // ---- RIP and linear addresses. Code that is not 64-bit is *segmented* if they differ, or if it
-  // may run into its segment's end. A jump table has one 64-bit key for each address: RIP, and above
-  // its 32 bits the number of the code segment's place (base and limit), 0 if it is not segmented.
+  // may run into its segment's end. A jump table has one 64-bit key for each address: RIP, and
+  // above its 32 bits the number of the code segment's place (base and limit), 0 if it is not
+  // segmented.
   bool segmented() const {
     const Segment& c = cpu_.seg[machine::cs];
     return !cpu_.flat &&
@@ -225,11 +226,11 @@ class Jit {
   u8* load_across(const Site& site);  ///< a load from two pages, if the TLB has both
   /// Where the same without groups goes on, null if that has to be found.
   u8* other_of(const Site& site) const;
-  u8* slow(u32 site);        ///< an access missed; its address is in Cpu::scratch
-  u8* interpret(u32 site);   ///< an instruction for the interpreter
-  u8* link(u32 index);       ///< an unlinked direct jump
-  u8* dispatch(u64 key);     ///< an indirect jump that found nothing
-  u8* stop(u32 site);        ///< somebody wants attention; before the site's instruction
+  u8* slow(u32 site);       ///< an access missed; its address is in Cpu::scratch
+  u8* interpret(u32 site);  ///< an instruction for the interpreter
+  u8* link(u32 index);      ///< an unlinked direct jump
+  u8* dispatch(u64 key);    ///< an indirect jump that found nothing
+  u8* stop(u32 site);       ///< somebody wants attention; before the site's instruction
   u8* bad_target();
   u8* stale(u32 block);  ///< a block whose page was written
   u8* load_vectors(u32 block);

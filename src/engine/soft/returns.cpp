@@ -99,7 +99,8 @@ bool Jit::fast_iret(u32 n, u8*& to_code) {
   cpu.rflags = (cpu.rflags & ~kLoaded) | (flags & kLoaded & ~u64{kArithmeticFlags}) | 2;
   cpu.saved_flags = saved_of_eflags(flags);
   cpu.tlb.context = cpu.tlb.current = &to;
-  if (const Instance::SecondJump* known = to.known_jump(rip, rip); known && to.mode == mode && !exact_) {
+  if (const Instance::SecondJump* known = to.known_jump(rip, rip);
+      known && to.mode == mode && !exact_) {
     cpu.code_page = rip & ~u64{0xfff};
     cpu.jit_base = base_of(to);
     to_code = run_at(known->code);

@@ -121,7 +121,8 @@ u8* Jit::narrow_enter(u32 n, u8 level, u32 eip, Instance& to) {
   cpu.cpl = level;
   cpu.rip = eip;
   cpu.tlb.context = cpu.tlb.current = &to;
-  if (const Instance::SecondJump* known = to.known_jump(eip, eip); known && to.mode == mode && !exact_) {
+  if (const Instance::SecondJump* known = to.known_jump(eip, eip);
+      known && to.mode == mode && !exact_) {
     cpu.code_page = eip & ~u64{0xfff};
     cpu.jit_base = base_of(to);
     return run_at(known->code);
