@@ -379,6 +379,16 @@ TEST_F(OldModes, segment_registers_are_loaded_in_hot_code) {
   }
 }
 
+TEST_F(OldModes, a_control_register_is_read_whole) {
+  code(kCodeAt, {0x0f, 0x20, 0xc0, 0xf4});  // mov eax, cr0; hlt
+  state.seg[machine::cs] = segment(kCodeAt);
+  state.rip = 0;
+  state.gpr[machine::rax] = 0x6005'0000;
+  start();
+  EXPECT_EQ(run_to_halt(), 3u);
+  EXPECT_EQ(reg(machine::rax), cpu().s.cr0);
+}
+
 TEST_F(OldModes, virtual_8086_mode) {
   protected_mode();
   for (auto& s : state.seg) s = segment(0, 0xf3);

@@ -345,7 +345,8 @@ void Translator::mov_system(const Item& item) {
     static constexpr i32 kRegister[] = {at::kCr0, 0, at::kCr2, at::kCr3, at::kCr4};
     hot_.load(kT0, hot_.base(kRegister[from.reg]), !narrow());
   }
-  if (item.insn.opsize == 2)
+  // Control registers are whole whatever the operand size is (SDM 2A MOV).
+  if (item.insn.opsize == 2 && from.kind == OperandKind::segment)
     set_word(kHome[item.insn.op[0].reg], kT0);
   else
     write_guest(item.insn.op[0].reg, kT0);
