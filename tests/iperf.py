@@ -15,6 +15,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 
 import kit
 import net_server
@@ -26,6 +27,7 @@ from harness.root import archive  # noqa: E402
 PORT = 5201
 LEAST = 1 << 20  # bytes that even a slow stream carries
 OPTIONS = "-J -i 0"
+LISTENS = ":{:04X} 0*:0000 0A"  # in /proc/net/tcp
 
 
 def initrd(scratch, program):
@@ -53,6 +55,36 @@ def document(text):
         return {"error": f"no JSON in {text[-300:]!r}"}
 
 
+class InGuest:
+    """A server for one test: one that is still ending the last would refuse the next. In a session of its own: in the
+    shell's it takes the shell along when it ends."""
+
+    def __init__(self, guest):
+        self.guest = guest
+
+    def __enter__(self):
+        self.guest.run(f"setsid iperf3 -s -1 < /dev/null > /dev/null 2>&1 & until grep -q '{LISTENS.format(PORT)}' /proc/net/tcp /proc/net/tcp6; "
+                       "do sleep 0.2; done")
+
+    def __exit__(self, *_):
+        self.guest.run("killall iperf3 2>/dev/null; wait")
+
+
+class OnHost:
+    def __init__(self, port):
+        self.port = port
+
+    def __enter__(self):
+        self.process = subprocess.Popen(["iperf3", "-s", "-1", "-B", "127.0.0.1", "-p", str(self.port)],
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not re.search(LISTENS.format(self.port), pathlib.Path("/proc/net/tcp").read_text()) and self.process.poll() is None:
+            time.sleep(0.1)
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+
 class Test(switch_guests.Test):
     def run(self):
         forward, image = net_server.free_port(), initrd(os.environ["XDG_RUNTIME_DIR"], shutil.which("iperf3"))
@@ -62,23 +94,21 @@ class Test(switch_guests.Test):
             guest.wait(r"# $")
             guest.run("stty -echo; PS1=; ip link set lo up")
             guest.run(f"ip addr add 10.0.0.{number}/24 dev eth0; ip link set eth0 up")
-            guest.run(f"iperf3 -s > /dev/null 2>&1 & until grep -q :{PORT:04X} /proc/net/tcp /proc/net/tcp6; do sleep 1; done")
         two.run("ip addr add 10.0.2.15/24 dev eth1; ip link set eth1 up; ip route add default via 10.0.2.2")
-        self.streams("guest to guest", lambda options: two.run(f"iperf3 -c 10.0.0.1 {OPTIONS} {options}")[1])
         port = net_server.free_port()
-        server = subprocess.Popen(["iperf3", "-s", "-B", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL)
-        try:
-            two.run("sleep 1")
-            self.streams("guest to host", lambda options: two.run(f"iperf3 -c 10.0.2.2 -p {port} {OPTIONS} {options}")[1])
-        finally:
-            server.kill()
-            server.wait()
+        self.streams("guest to guest", InGuest(one), lambda options: two.run(f"iperf3 -c 10.0.0.1 {OPTIONS} {options}")[1])
+        self.streams("guest to host", OnHost(port),
+                     lambda options: two.run(f"iperf3 -c 10.0.2.2 -p {port} {OPTIONS} {options}")[1])
         # Only TCP is forwarded.
-        self.streams("host to guest", lambda options: subprocess.run(
+        self.streams("host to guest", InGuest(two), lambda options: subprocess.run(
             ["iperf3", "-c", "127.0.0.1", "-p", str(forward), *OPTIONS.split(), *options.split()],
             capture_output=True, text=True, timeout=120).stdout, udp=False)
 
-    def streams(self, what, run, udp=True):
+    def streams(self, what, server, client, udp=True):
+        def run(options):
+            with server:
+                return client(options)
+
         for name, options, ways in ("sent", "-t 3", ["sum_received"]), ("received", "-t 3 -R", ["sum_received"]), (
                 "both at once", "-t 3 --bidir", ["sum_received", "sum_received_bidir_reverse"]):
             said = document(run(options))

@@ -6,9 +6,9 @@
 // checked it: the Offload's fields lie within the frame and fit its protocol headers
 // (net::well_formed).
 //
-// Threading: a port lives on one EventLoop. send(), flush() and resume() are called on its thread;
-// the events are called on it, too, never from inside one of those three and never after the port
-// was destroyed.
+// Threading: a port lives on one EventLoop. send(), flush(), resume() and use_queues() are called
+// on its thread; the events are called on it, too, never from inside one of those four and never
+// after the port was destroyed.
 #pragma once
 
 #include <array>

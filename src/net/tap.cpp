@@ -174,12 +174,20 @@ void TapPort::use_queues(unsigned count) {
     Queue& queue = queues_[used_ - 1];
     unwatch(queue);
     queue.held = 0;  // the kernel drops the others
-    queue.refused = queue.blocked = false;
+    queue.refused = false;
+    if (std::exchange(queue.blocked, false)) writable_soon();  // on another one
   }
   for (; used_ < count && set_attached(queues_[used_], true); ++used_) watch(used_);
   if (used_ != count)
     log_warn(fmt::format("the tap device {} has {} queues, not {}: {}", name_, used_, count,
                          std::strerror(errno)));
+}
+
+void TapPort::writable_soon() {
+  loop_.post([alive = std::weak_ptr(self_)] {
+    auto port = alive.lock();
+    if (port && (*port)->events_.writable) (*port)->events_.writable();
+  });
 }
 
 /// What there is to wait for may have changed.

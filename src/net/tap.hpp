@@ -55,6 +55,7 @@ class TapPort final : public Port {
   bool set_attached(Queue& queue, bool attached);
   void watch(unsigned index);
   void unwatch(Queue& queue);
+  void writable_soon();
   void on_ready(unsigned index, u32 events);
   void take(unsigned index);
   void lose(int why);
