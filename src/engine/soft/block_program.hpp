@@ -248,7 +248,9 @@ inline bool Program::flags_defined() {
   // register was jumped over.
   for (size_t i = 0; i < n; ++i) {
     // Flags come from memory with IRET, and are what PUSHF made sure of.
-    const bool anywhere = items[i].leads == Item::Leads::indirect;
+    // Real mode's INT leaves them on the program's stack.
+    const bool anywhere = items[i].leads == Item::Leads::indirect ||
+                          (cpu_mode != Mode::wide && items[i].insn.sem == isa::Sem::int_);
     const u32 read = anywhere ? u32{kArithmeticFlags} : flags_read(items[i].insn);
     if (items[i].on && reached[i] && (undefined[i] & read)) return false;
   }
