@@ -161,7 +161,7 @@ JitBlock* Jit::translate(u64 gpa, u64 rip, u32 mode) {
     }
     b.guest = bytes_.size();
     bytes_.append(copy, b.bytes);
-    if (place + hot.size() + cold.size() + 16 + kEntryRoom <= region_end() && !blocks_.full() &&
+    if (place + hot.size() + cold.size() + 32 + kEntryRoom <= region_end() && !blocks_.full() &&
         !sites_.full() && !links_.full() && !faults_.full() && !bytes_.full() && !entries_.full())
       break;
     SKERRY_CHECK(!again, "a block fits into an empty region");
@@ -182,7 +182,9 @@ JitBlock* Jit::translate(u64 gpa, u64 rip, u32 mode) {
     std::memcpy(write_at(used_), part->code.get(), part->size());
     used_ += part->size();
   }
-  used_ = align_up(used_, 16u);
+  // Entries that begin in the same 32 bytes confuse predictors of indirect jumps (bench:
+  // int/dispatch).
+  used_ = align_up(used_, 32u);
   u32& head = bucket_of(gpa, mode);
   b.chain = head;
   head = number;
