@@ -199,6 +199,7 @@ std::map<u64, std::string> gate_names(Jit& jit) {
              {g.dispatch, "dispatch"},
              {g.stop, "stop"},
              {g.stop_live, "stop_live"},
+             {g.link_live, "link_live"},
              {g.stale, "stale"},
              {g.stale_live, "stale_live"},
              {g.load_vectors, "load_vectors"}};

@@ -66,6 +66,7 @@ struct Link {
   u32 jump;                            ///< offset of its rel32 in the code cache
   u16 target;                          ///< offset in the page
   u8 count;                            ///< instructions of the block that were executed
+  bool in_slot = false;                ///< Cpu::saved_flags hold the flags, not EFLAGS
   u32 to = kNone;                      ///< the block that it is linked to
   u32 stub = 0;                        ///< offset of what it jumps to while it is not
   u32 next = kNone, previous = kNone;  ///< links to the same block
@@ -245,9 +246,11 @@ class Jit {
   JitBlock* translate(u64 gpa, u64 rip, u32 mode);
   bool revalidate(JitBlock& block);
   void make_stale(JitBlock& block);
-  /// Where a jump from `from` to `to` may go directly, flags in EFLAGS.
-  u32 direct_entry(const JitBlock& from, const JitBlock& to) const {
-    return to.code + (from.vectors && to.vectors && to.gpa2 == ~u64{0} ? to.entry : 0);
+  /// Where a linked jump to `to` may go.
+  u32 direct_entry(const Link& link, const JitBlock& to) const {
+    if (link.in_slot) return to.table;
+    const bool loaded = blocks_[link.block].vectors && to.vectors && to.gpa2 == ~u64{0};
+    return to.code + (loaded ? to.entry : 0);
   }
   /// Never found or jumped to again.
   void retire(JitBlock& block);
@@ -317,8 +320,8 @@ class Jit {
 
   // Offsets of the gates.
   struct GateTable {
-    u32 enter, resume, slow, interpret, link, dispatch, stop, stop_live, stale, stale_live,
-        load_vectors, native_fault, iret, sysenter, sysexit, segment;
+    u32 enter, resume, slow, interpret, link, link_live, dispatch, stop, stop_live, stale,
+        stale_live, load_vectors, native_fault, iret, sysenter, sysexit, segment;
   } gate_{};
 
   static constexpr u32 kNoBlock = kNone;

@@ -176,7 +176,7 @@ void Jit::link_to(u32 number, u32 block) {
   l.next = b.links;
   if (b.links != kNone) links_[b.links].previous = number;
   b.links = number;
-  lead_to(l, direct_entry(blocks_[l.block], b));
+  lead_to(l, direct_entry(l, b));
 }
 
 // The jump may be among the first bytes of a block, which a stale one keeps elsewhere.

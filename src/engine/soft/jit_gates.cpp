@@ -59,7 +59,8 @@ void Jit::make_gates() {
   };
   gate_.slow = make(gate_slow, kT1, false);
   gate_.interpret = make(Jit::gate<&Jit::interpret>, kT1, false);
-  gate_.link = make(Jit::gate<&Jit::link>, kT1, true);
+  gate_.link = make(Jit::gate<&Jit::link>, kT1, false);
+  gate_.link_live = make(Jit::gate<&Jit::link>, kT1, true);
   gate_.dispatch = make(gate_dispatch, kT0, false);
   gate_.iret = make(gate_iret, kT1, false);
   gate_.sysenter = make(narrow_gate<&Jit::narrow_sysenter>, kT1, false);

@@ -50,7 +50,6 @@ void Translator::indirect(bool may_be_bad, bool checked) {
 
 void Translator::go_to(i64 target, bool checked) {
   if (in_window(target)) {
-    need_flags(kT0);
     jump_out(0, false, target);
     return;
   }
@@ -62,9 +61,9 @@ void Translator::jump_out(u8 condition, bool conditional, i64 target) {
   const u32 jump = conditional ? hot_.jcc32(condition).at : hot_.jmp32().at;
   if (in_window(target)) {
     const u32 number = static_cast<u32>(jit_.links_.size());
-    jit_.links_.push_back(
-        {block_, place_ + jump, static_cast<u16>(target), static_cast<u8>(current_ + 1)});
-    colds_.push_back({Cold::link, jump, number});
+    jit_.links_.push_back({block_, place_ + jump, static_cast<u16>(target),
+                           static_cast<u8>(current_ + 1), !in_eflags_});
+    colds_.push_back({Cold::link, jump, number, 0, !in_eflags_});
   } else {
     colds_.push_back({Cold::far, jump, current_, target, in_slot_});
   }
@@ -75,13 +74,12 @@ void Translator::jump(const Item& item) {
   if (insn.op[0].kind == OperandKind::relative) {
     const i64 target = item.at + insn.length + static_cast<i64>(insn.imm);
     if (target > item.at) return go_to(target);
-    need_flags(kT0);
     hot_.load(kT1, hot_.base(at::kGo), false);
     const u32 out = hot_.jrcxz();
     const u32 site = new_site(item, 0, false);
     go_to(target);
     hot_.patch8(out);
-    colds_.push_back({Cold::stop_live, hot_.jmp32().at, site});
+    colds_.push_back({Cold::stop, hot_.jmp32().at, site, 0, !in_eflags_});
     return;
   }
   load_target(item);
@@ -118,7 +116,7 @@ void Translator::jcc(const Item& item) {
   jump_out(insn.condition, true, target);
   const u32 over = hot_.jmp8();
   hot_.patch8(out);
-  colds_.push_back({Cold::stop_live, hot_.jmp32().at, site});
+  colds_.push_back({Cold::stop, hot_.jmp32().at, site, 0, !in_eflags_});
   hot_.patch8(over);
 }
 
@@ -179,7 +177,7 @@ void Translator::loop(const Item& item) {
   go_to(insn.sem == Sem::loop ? next : target, true);
   if (out != ~u32{0}) {
     hot_.patch8(out);
-    colds_.push_back({Cold::stop_live, hot_.jmp32().at, site});
+    colds_.push_back({Cold::stop, hot_.jmp32().at, site, 0, !in_eflags_});
   }
 }
 

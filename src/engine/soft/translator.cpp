@@ -407,15 +407,15 @@ void Translator::emit_cold() {
         break;
       case Cold::link:
         cold_.mov_imm32(kT1, c.number);
-        to_gate(cold_, jit_.gate_.link);
+        to_gate(cold_, c.in_slot ? jit_.gate_.link : jit_.gate_.link_live);
         break;
       case Cold::interpret:
         cold_.mov_imm32(kT1, c.number);
         to_gate(cold_, jit_.gate_.interpret);
         break;
-      case Cold::stop_live:
+      case Cold::stop:
         cold_.mov_imm32(kT1, c.number);
-        to_gate(cold_, jit_.gate_.stop_live);
+        to_gate(cold_, c.in_slot ? jit_.gate_.stop : jit_.gate_.stop_live);
         break;
       case Cold::far:
         current_ = c.number;  // what sites count from

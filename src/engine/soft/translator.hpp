@@ -295,11 +295,11 @@ class Translator {
 
   // ---- cold code, emitted behind the block
   struct Cold {
-    enum Kind : u8 { slow_read, slow_write, link, stop_live, far, interpret } kind;
+    enum Kind : u8 { slow_read, slow_write, link, stop, far, interpret } kind;
     u32 from;    ///< offset of the rel32 in hot code
     u32 number;  ///< site, link or item
     i64 target = 0;
-    bool in_slot = false;  ///< saved_flags hold the flags
+    bool in_slot = false;  ///< of link, stop, far: saved_flags hold the flags
   };
   /// rel32 in hot or cold code to a place outside of the block.
   struct Outside {
