@@ -130,7 +130,7 @@ int main(int argc, char** argv) {
   app.add_option("--programs", options.programs, "run this many programs instead");
   app.add_option("--failures", options.failures, "stop after so many disagreements");
   app.add_option("--bits", options.bits, "only code of so many bits: 64, 32 or 16")
-      ->check(CLI::IsMember({64, 32}));
+      ->check(CLI::IsMember({64, 32, 16}));
   app.add_flag("--print", options.print, "print every program");
   app.add_flag("!--no-minimise", options.small, "print failing programs whole");
   CLI11_PARSE(app, argc, argv);
