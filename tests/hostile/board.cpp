@@ -25,6 +25,7 @@ struct Hostile : testing::Test {
   Hostile() {
     schema::MachineSpec spec;
     spec.memory.count = kRam;
+    spec.code_cache.count = 8 * MiB;  // random code fills it, so that all is evicted many times
     spec.serials = {{schema::SerialKind::none, ""}};
     spec.consoles = {{schema::SerialKind::none, ""}};
     spec.debug_exit = true;

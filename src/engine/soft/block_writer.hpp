@@ -397,6 +397,37 @@ class Writer {
     }
   }
 
+  /// Of an XSAVE area: x87, SSE, AVX and AVX-512 registers.
+  void vector_state(u8* x) {
+    auto bytes = [&](u32 at, u32 size) {
+      const u32 kind = r_.below(4);
+      static constexpr u32 kFloats[] = {0,          0x80000000, 0x3f800000, 0xbf800000, 0x7f800000,
+                                        0x7fc00000, 0x7f800001, 1,          0x7f7fffff, 0x4f000000};
+      for (u32 i = 0; i < size; i += 8)
+        store<u64>(x + at + i, kind == 0   ? r_.next()
+                               : kind == 1 ? value()
+                               : kind == 2
+                                   ? u64{r_.pick(kFloats)} << 32 | r_.pick(kFloats)
+                                   : std::bit_cast<u64>(static_cast<double>(r_.below(1000))));
+    };
+    bytes(160, 256);
+    bytes(576, 256);
+    bytes(1088, 64);
+    bytes(1152, 512);
+    bytes(1664, 1024);
+    for (u32 i = 0; i < 8; ++i) {
+      store<u64>(x + 32 + 16 * i, r_.next() | u64{1} << 63);
+      store<u64>(x + 40 + 16 * i, 0x3f80 + r_.below(0x100));
+    }
+    store<u16>(x, 0x37f);
+    x[4] = r_.chance(50) ? 0 : 0xff;
+    u32 mxcsr = 0x1f80;
+    if (r_.chance(20)) mxcsr |= r_.below(4) << 13;
+    if (r_.chance(15)) mxcsr &= ~(r_.below(64) << 7);
+    if (r_.chance(20)) mxcsr |= r_.below(64);
+    store<u32>(x + 24, mxcsr);
+  }
+
   Random r_;
   isa::Rng rows_rng_;
   const isa::FeatureSet features_;

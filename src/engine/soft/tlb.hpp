@@ -76,7 +76,7 @@ struct RegionFilter {
 /// Translations of one address space under one privilege.
 struct Instance {
   static constexpr u32 kEntries = 4096;
-  static constexpr u32 kJumps = 131072;
+  static constexpr u32 kJumps = 65536;
 
   std::array<TlbEntry, kEntries> entry;
   /// Where translated code goes on for an address (Jit::key_of, Jit::entry_for), by its low bits.
@@ -144,7 +144,7 @@ struct Instance {
     u32 entry, code;  ///< offsets in the code cache: what `jump` holds, the block
     u32 generation;
   };
-  static constexpr u32 kSecondJumps = 32768;
+  static constexpr u32 kSecondJumps = 16384;
   std::array<SecondJump, kSecondJumps> second_jump;
   u32 jump_generation = 1;
   static u32 second_jump_index(u64 key) {

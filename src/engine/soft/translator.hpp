@@ -262,9 +262,11 @@ class Translator {
   bool x87_copyable(const isa::Insn& insn) const;
 
   // translate_string.cpp
+  static u32 string_element(const isa::Insn& insn);
   bool narrow_string_step(const isa::Insn& insn) const;
   bool string_step_inline(const isa::Insn& insn) const;
   void string_step(const Item& item);
+  void string(const Item& item);
 
   // translate_system.cpp
   bool system_inline(const isa::Insn& insn) const;
@@ -288,7 +290,6 @@ class Translator {
   void popf(const Item& item);
   void syscall(const Item& item);
   void sysret(const Item& item);
-  void string(const Item& item);
 
   u32 new_site(const Item& item, u32 size, bool write);
   const u8* original(const Item& item) const { return code_.data() + (item.at - offset_); }
