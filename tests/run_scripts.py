@@ -21,6 +21,7 @@ import lab
 HERE = pathlib.Path(__file__).resolve().parent
 LAB_SCALE = 4  # an emulated host is slow
 CRASH = "the guest crashed: triple fault"
+SILENT = "' on the console:"  # kit.Console.expect
 
 
 def rows():
@@ -45,12 +46,14 @@ def attempt(name, row, args):
 
 
 def run(name, row, args):
-    """In the lab the emulated processor now and then shuts a guest down, as run_guest.py tells; such a script gets one
-    more try."""
+    """In the lab the emulated processor now and then shuts a guest down, as run_guest.py tells, and once a guest fell
+    silent in the middle of a command (why is not known); such a script gets one more try, and says so."""
     status, said = attempt(name, row, args)
-    if status not in (0, kit.SKIP) and kit.IN_LAB and CRASH in said:
-        print(f"again   {args.engine} {name}: a triple fault, which the lab's processor sometimes invents")
-        status, _ = attempt(name, row, args)
+    if status not in (0, kit.SKIP) and kit.IN_LAB:
+        why = "a triple fault" if CRASH in said else "silence" if SILENT in said else ""
+        if why:
+            print(f"again   {args.engine} {name}: {why}, which the lab's processor sometimes invents", flush=True)
+            status, _ = attempt(name, row, args)
     return status
 
 
