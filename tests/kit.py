@@ -109,7 +109,8 @@ class Console:
         self.client.socket.sendall(text.encode())
 
     def expect(self, text, limit=120):
-        end = time.monotonic() + limit * SCALE
+        # A guest that the lab has silenced should not take the time of all others.
+        end = time.monotonic() + min(limit * SCALE, 300 if IN_LAB else float("inf"))
         while text not in self.text:
             self.client.socket.settimeout(max(0.1, end - time.monotonic()))
             try:
