@@ -133,17 +133,7 @@ def main():
     if why:
         print(f"skipped: {why}")
         return kit.SKIP
-    with kit.scratch("iperf") as scratch:
-        os.environ["XDG_RUNTIME_DIR"] = scratch
-        test = Test(args)
-        try:
-            test.run()
-        except RuntimeError as error:
-            test.check(str(error), False)
-        finally:
-            for guest in test.guests:
-                guest.end()
-    return 1 if test.failed else 0
+    return switch_guests.run(Test, args, "iperf")
 
 
 if __name__ == "__main__":

@@ -194,14 +194,11 @@ class Test:
         self.check("the switch ends with its last machine", "no switch runs" in self.switch("list"))
 
 
-def main():
-    args = kit.parser(__doc__).parse_args()
-    if why := kit.missing(KERNEL):
-        print(f"skipped: {why}")
-        return kit.SKIP
-    with kit.scratch("sw") as scratch:
+def run(test_of, args, name):
+    """The exit status of a test with guests, whose switches are found in a folder of its own."""
+    with kit.scratch(name) as scratch:
         os.environ["XDG_RUNTIME_DIR"] = scratch
-        test = Test(args)
+        test = test_of(args)
         try:
             test.run()
         except RuntimeError as error:
@@ -210,6 +207,14 @@ def main():
             for guest in test.guests:
                 guest.end()
     return 1 if test.failed else 0
+
+
+def main():
+    args = kit.parser(__doc__).parse_args()
+    if why := kit.missing(KERNEL):
+        print(f"skipped: {why}")
+        return kit.SKIP
+    return run(Test, args, "sw")
 
 
 if __name__ == "__main__":

@@ -176,17 +176,7 @@ def main():
                 os.execvp("unshare", ["unshare", *how, sys.executable, *sys.argv])
         skip("no network namespaces: needs root, or user namespaces")
     ip("link", "set", "lo", "up")
-    with kit.scratch("tap") as scratch:
-        os.environ["XDG_RUNTIME_DIR"] = scratch
-        test = Test(args)
-        try:
-            test.run()
-        except RuntimeError as error:
-            test.check(str(error), False)
-        finally:
-            for guest in test.guests:
-                guest.end()
-    return 1 if test.failed else 0
+    return switch_guests.run(Test, args, "tap")
 
 
 if __name__ == "__main__":

@@ -151,7 +151,7 @@ struct Instance {
     return static_cast<u32>(key ^ (key >> 13) ^ (key >> 26)) & (kSecondJumps - 1);
   }
 
-  /// The code for an address under the mode `mode`, null if it is not known.
+  /// The code for an address under `mode`, the instance's; null if it is not known.
   [[gnu::always_inline]] const SecondJump* known_jump(u64 key, u64 linear) const {
     const SecondJump& j = second_jump[second_jump_index(key)];
     if (j.key != key || j.generation != jump_generation) return nullptr;
