@@ -16,6 +16,7 @@ GUESTS = pathlib.Path(os.environ.get("SKERRY_GUESTS") or pathlib.Path(
     os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "skerry/guests")
 SCALE = float(os.environ.get("SKERRY_TEST_SCALE", "1"))
 IN_LAB = bool(os.environ.get("SKERRY_LAB"))
+LONGEST = 300 if IN_LAB else float("inf")  # a guest that the lab has silenced should not take the time of all others
 SKIP = 77
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # the shell asks the terminal where its cursor is
 
@@ -60,9 +61,9 @@ def command(args, kernel, *options, initrd=None, append=""):
 class Client:
     """One connection to a control socket: requests and the events that come between."""
 
-    def __init__(self, path):
+    def __init__(self, path, limit=min(120 * SCALE, LONGEST)):
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(120 * SCALE)
+        self.socket.settimeout(limit)
         self.socket.connect(str(path))
         self.stream = self.socket.makefile("rwb")
         self.events, self.number = [], 0
@@ -109,8 +110,7 @@ class Console:
         self.client.socket.sendall(text.encode())
 
     def expect(self, text, limit=120):
-        # A guest that the lab has silenced should not take the time of all others.
-        end = time.monotonic() + min(limit * SCALE, 300 if IN_LAB else float("inf"))
+        end = time.monotonic() + min(limit * SCALE, LONGEST)
         while text not in self.text:
             self.client.socket.settimeout(max(0.1, end - time.monotonic()))
             try:
@@ -141,9 +141,30 @@ class Machine:
             raise
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind=None, *_):
+        if kind and kind is not KeyboardInterrupt and self.process.poll() is None:
+            self.report()
         self.process.kill()
         self.process.wait()
+
+    def report(self):
+        """What a machine that failed its test was doing: whether it answers, what its devices have done, and what
+        its threads wait for."""
+        print(f"the machine, {time.monotonic() - self.began:.0f} s old:", flush=True)
+        for action in "status", "statistics", "statistics":
+            try:
+                client = Client(self.control, limit=20)
+                print(f"  {action}: {json.dumps(client.ask(action))}", flush=True)
+            except (OSError, ValueError) as error:
+                print(f"  {action}: {error!r}", flush=True)
+        for task in sorted(pathlib.Path(f"/proc/{self.process.pid}/task").iterdir(), key=lambda path: int(path.name)):
+            try:
+                state, *numbers = (task / "stat").read_text().rsplit(")", 1)[1].split()
+                waits = (task / "wchan").read_text() if os.getuid() == 0 else "?"
+                print(f"  thread {(task / 'comm').read_text().strip():16} {state} in {waits}, "
+                      f"{int(numbers[10]) + int(numbers[11])} ticks of CPU time", flush=True)
+            except OSError:
+                pass
 
     def wait_for(self, path):
         """Until there is such a socket."""

@@ -185,7 +185,7 @@ int EventLoop::wait(std::span<epoll_event> events) {
     } while (HostClock::monotonic() - began < spin_);
   }
   run_idle();
-  int n = poll(-1);
+  int n = poll(idle_.empty() ? -1 : 0);
   bool soon = HostClock::monotonic() - began <= kMostSpin;
   spin_ = soon ? std::clamp<Nanos>(2 * spin_, kLeastSpin, kMostSpin) : spin_ / 2;
   if (spin_ < kLeastSpin) spin_ = 0;

@@ -76,6 +76,8 @@ class DirtyMap {
       word.fetch_or(mask, std::memory_order_relaxed);
   }
   u64 pages() const { return pages_; }
+  /// Whether `offset` is in RAM; beyond it there are ROMs.
+  bool covers(u64 offset) const { return offset < pages_ * kPageSize; }
   /// `offset` is below the size given at construction.
   PageDescriptor& descriptor(u64 offset) { return descriptors_[offset / kPageSize]; }
   /// Nobody asks to see the stores into this page.

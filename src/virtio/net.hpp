@@ -148,6 +148,8 @@ class Net final : public VirtioDevice {
   u64 features_ = 0;
   bool quiet_ = false;           ///< between quiesce() and the next notify()
   bool idle_posted_ = false;     ///< interrupt_sent() is to come
+  bool answered_ = false;        ///< something was received since it was asked for
+  unsigned postponed_ = 0;       ///< how often it did nothing for that reason
   bool refused_ = false;         ///< the port waits for resume()
   std::array<u8, 256> steer_{};  ///< flow hash -> pair
   std::deque<Waiting> waiting_;  ///< what did not fit of one frame that was cut into segments

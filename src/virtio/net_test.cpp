@@ -209,7 +209,7 @@ TEST_F(NetTest, TheInterruptForALoneFrameWaitsForAnIdleLoop) {
   rig.loop->run_once(0);
   EXPECT_EQ(rig.msis.sent.size(), 2u);
   take_used(2);
-  driver->put(1, {{driver->place(std::string(12 + 3000, '\0')), 12 + 3000, false}});
+  driver->put(1, {{driver->place(std::string(12 + 1400, '\0')), 12 + 1400, false}});
   driver->kick(1);
   rig.loop->run_once(0);
   EXPECT_EQ(rig.msis.sent.size(), 3u);

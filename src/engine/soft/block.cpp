@@ -171,7 +171,7 @@ memory::PageDescriptor& BlockCache::code_page(u64 gpa, u64& host_page) {
   Cpu::Core::Page p = core_.page(gpa);
   host_page = reinterpret_cast<u64>(p.host);
   memory::DirtyMap& dirty = core_.memory.dirty();
-  if (!p.host || p.offset >= dirty.pages() * memory::kPageSize) return unwritable_;
+  if (!p.host || !dirty.covers(p.offset)) return unwritable_;
   return dirty.descriptor(p.offset);
 }
 

@@ -113,8 +113,7 @@ struct Cpu::Core {
   enum class Use : u8 { read, write, execute };
   /// A walk has used this page as a table: from the next block on no vCPU's store there is unseen.
   void trace_table(const Page& p) {
-    if (p.host && p.offset < memory.dirty().pages() * memory::kPageSize &&
-        memory.dirty().table_walked(p.offset))
+    if (p.host && memory.dirty().covers(p.offset) && memory.dirty().table_walked(p.offset))
       shared.post_flush_writes(reinterpret_cast<u64>(p.host));
   }
   /// Translates; sets accessed and dirty bits if `touch`. False: `error` is the #PF code.

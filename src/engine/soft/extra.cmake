@@ -13,4 +13,4 @@ list(APPEND general_registers -O2 -fno-sanitize=all)
 set_source_files_properties(${CMAKE_CURRENT_SOURCE_DIR}/src/engine/soft/refill.cpp
                             ${CMAKE_CURRENT_SOURCE_DIR}/src/engine/soft/returns.cpp
                             ${CMAKE_CURRENT_SOURCE_DIR}/src/engine/soft/returns_narrow.cpp
-                            PROPERTIES COMPILE_OPTIONS "${general_registers}")
+                            PROPERTIES COMPILE_OPTIONS "${general_registers}" SKIP_PRECOMPILE_HEADERS ON)

@@ -107,7 +107,7 @@ bool Cpu::Core::translate(u64 linear, bool write, bool system, Access::Piece& ou
 
   bool keep = !watched(linear & ~u64{0xfff});
   if (w.shift > 12) cpu.tlb.note_large(linear, w.shift);
-  if (keep && jit && p.offset < memory.dirty().pages() * memory::kPageSize) {
+  if (keep && jit && memory.dirty().covers(p.offset)) {
     // What refill.cpp needs to know.
     const bool writable = w.writable && w.dirty && p.writable;
     const u64 page = linear & ~u64{0xfff}, region = linear & ~u64{0x1fffff};
@@ -127,7 +127,7 @@ bool Cpu::Core::translate(u64 linear, bool write, bool system, Access::Piece& ou
   }
   memory::DirtyMap& dirty = memory.dirty();
   u64 page_offset = p.offset & ~u64{0xfff};
-  if (page_offset >= dirty.pages() * memory::kPageSize) return true;
+  if (!dirty.covers(page_offset)) return true;
   dirty.mark_page(page_offset);
   if (keep && dirty.unwatched(page_offset)) {
     context.fill(linear, reinterpret_cast<u64>(p.host), w.global, true);

@@ -103,7 +103,6 @@ bool Jit::quick_walk(u64 at, bool write) {
   const u64 physical = core_.shared.physical_mask;
   const u64 reserved = (~physical & kAddress) | (state.efer & (1 << 11) ? 0 : u64{1} << 63);
   memory::DirtyMap& dirty = core_.memory.dirty();
-  const u64 ram = dirty.pages() * memory::kPageSize;
   const memory::Slot* slot = nullptr;
   auto host_of = [&](u64 gpa) -> u8* {
     for (const memory::Slot& s : core_.shared.slots)
@@ -121,7 +120,7 @@ bool Jit::quick_walk(u64 at, bool write) {
     if (core_.shared.setup.trace_tables) {
       // What becomes a table by this walk is the other's.
       const u64 offset = slot->offset + ((e & kAddress) - slot->start);
-      if (offset >= ram ||
+      if (!dirty.covers(offset) ||
           dirty.descriptor(offset).table.load(std::memory_order_relaxed) != memory::kTableStores)
         return false;
     }
@@ -142,7 +141,7 @@ bool Jit::quick_walk(u64 at, bool write) {
   const u64 gpa = ((e & kAddress & ~mask) | (at & mask & ~u64{0xfff}));
   u8* host = host_of(gpa);
   const u64 offset = host ? slot->offset + (gpa - slot->start) : 0;
-  if (!host || offset >= ram) return false;
+  if (!host || !dirty.covers(offset)) return false;
   const bool writable = (all & kWritable) && (e & kDirty) && slot->writable,
              is_global = (e & kGlobal) && (state.cr4 & (1 << 7));
   Instance& i = *cpu_.tlb.current;
