@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs the scripts of tests/scripts.toml.
 
-  run_scripts.py --list                                  NAME TIMEOUT PROCESSORS LAB of each
+  run_scripts.py --list                                  NAME TIMEOUT PROCESSORS LAB SOFT_FIRST of each
   run_scripts.py --skerry BIN --engine soft NAME...      run them here
   run_scripts.py --skerry BIN --engine kvm --lab NAME... run them in the KVM lab (tests/guests/lab)
 
@@ -25,7 +25,7 @@ SILENT = "' on the console:"  # kit.Console.expect
 
 
 def rows():
-    return {name: {"kvm": [], "lab": "scripts", "timeout": 900, "processors": 1, **row}
+    return {name: {"kvm": [], "lab": "scripts", "timeout": 900, "processors": 1, "soft_first": False, **row}
             for name, row in tomllib.loads((HERE / "scripts.toml").read_text())["script"].items()}
 
 
@@ -68,7 +68,7 @@ def main():
     every = rows()
     if args.list:
         for name, row in every.items():
-            print(name, row["timeout"], row["processors"], row["lab"])
+            print(name, row["timeout"], row["processors"], row["lab"], int(row["soft_first"]))
         return 0
     unknown = [name for name in args.names if name not in every]
     if unknown:
