@@ -244,13 +244,17 @@ void UserPort::resume() {
   post();
 }
 
+void UserPort::input(std::span<const u8> frame) {
+  input_ = frame;
+  ::slirp_input(slirp_, frame.data(), static_cast<int>(frame.size()));
+  input_ = {};
+}
+
 void UserPort::take_posted() {
   posted_ = false;
   bool was_full = outgoing_bytes_ > kWaiting / 2;
   run([&] {
-    auto input = [&](const Offload&, std::span<const u8> frame) {
-      ::slirp_input(slirp_, frame.data(), static_cast<int>(frame.size()));
-    };
+    auto input = [&](const Offload&, std::span<const u8> frame) { this->input(frame); };
     for (size_t done = 0; !outgoing_.empty() && done < kTurn;) {
       Waiting next = std::move(outgoing_.front());
       outgoing_.pop_front();
@@ -339,6 +343,7 @@ void UserPort::packet(std::span<const u8> bytes) {
   if (bytes.size() < kEthernetHeader || bytes.size() > kMaxFrame ||
       incoming_bytes_ + bytes.size() > kWaiting)
     return;  // TCP sends again
+  closed_windows_.sees(bytes, input_);
   auto queue = [&](const Offload& o, std::vector<u8> frame) {
     incoming_bytes_ += frame.size();
     incoming_.push_back({o, std::move(frame)});
@@ -412,7 +417,12 @@ void UserPort::on_sockets() {
   int n = ::epoll_wait(sockets_.get(), events, std::size(events), 0);
   ready_.clear();
   for (int i = 0; i < n; ++i) ready_[events[i].data.fd] = events[i].events;
-  run([&] { ::slirp_pollfds_poll(slirp_, n < 0, &Callbacks::revents, this); });
+  run([&] {
+    ::slirp_pollfds_poll(slirp_, n < 0, &Callbacks::revents, this);
+    bool drained = false;
+    for (auto [fd, what] : ready_) drained |= (what & EPOLLOUT) != 0;
+    if (drained) closed_windows_.probe([&](std::span<const u8> frame) { input(frame); });
+  });
   ready_.clear();
 }
 

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "base/event_loop.hpp"
+#include "net/closed_windows.hpp"
 #include "net/offload.hpp"
 
 struct Slirp;
@@ -69,6 +70,7 @@ class UserPort final : public Port {
   void run(const std::function<void()>& work);
   void post();
   void take_posted();
+  void input(std::span<const u8> frame);
   void watch();
   void on_sockets();
   void packet(std::span<const u8> frame);
@@ -90,6 +92,8 @@ class UserPort final : public Port {
   std::deque<Waiting> outgoing_, incoming_;
   size_t outgoing_bytes_ = 0, incoming_bytes_ = 0;
   bool posted_ = false, refused_ = false;
+  std::span<const u8> input_;  ///< the guest's frame that libslirp is being given
+  ClosedWindows closed_windows_;
   /// What the guest asked for in its SYN, by flow_hash.
   std::vector<u16> segment_size_ = std::vector<u16>(4096);
   std::shared_ptr<UserPort*> self_ = std::make_shared<UserPort*>(this);
