@@ -46,37 +46,6 @@ TEST(EventLoop, WhatACallbackPostsNeedsNoWaking) {
   EXPECT_EQ(depth, 3);
 }
 
-TEST(EventLoop, WhatIsForAnIdleLoopRunsBeforeItSleepsAndOnceOnly) {
-  ManualClock clock;
-  auto loop = std::move(EventLoop::create(clock)).value();
-  int ran = 0;
-  loop->post([&] { loop->when_idle([&] { loop->post([&] { ++ran; }); }); });
-  loop->run_once(0);
-  EXPECT_EQ(ran, 0);
-  loop->run_once(-1);  // it posts, so this does not sleep
-  EXPECT_EQ(ran, 1);
-  loop->run_once(0);
-  EXPECT_EQ(ran, 1);
-}
-
-TEST(EventLoop, WhatIsForAnIdleLoopRunsInABusyOne) {
-  HostClock clock;
-  auto loop = std::move(EventLoop::create(clock)).value();
-  std::atomic<bool> ran{false};
-  std::atomic<int> turns{0};
-  std::function<void()> again = [&] {
-    ++turns;
-    if (!ran) loop->post(again);
-  };
-  loop->post([&] { loop->when_idle([&] { ran = true; }); });
-  loop->post(again);
-  std::thread runner([&] { loop->run(); });
-  while (!ran) std::this_thread::yield();
-  loop->stop();
-  runner.join();
-  EXPECT_GT(turns, 1);
-}
-
 TEST(EventLoop, AnEarlierTimerIsArmedAndALaterOneStillFires) {
   HostClock clock;
   auto loop = std::move(EventLoop::create(clock)).value();

@@ -125,15 +125,6 @@ void EventLoop::run_posted() {
   for (auto& w : work) w();
 }
 
-void EventLoop::when_idle(std::function<void()> work) {
-  if (idle_.empty()) idle_since_ = HostClock::monotonic();
-  idle_.push_back(std::move(work));
-}
-
-void EventLoop::run_idle() {
-  for (auto& work : std::exchange(idle_, {})) work();
-}
-
 void EventLoop::dispatch(std::span<const epoll_event> events) {
   thread_.store(std::this_thread::get_id(), std::memory_order_relaxed);
   bool posted = false;
@@ -165,7 +156,6 @@ void EventLoop::dispatch(std::span<const epoll_event> events) {
 
 void EventLoop::run_once(int timeout_ms) {
   epoll_event events[32];
-  run_idle();
   int n = ::epoll_wait(epoll_.get(), events, std::size(events), posted_here_ ? 0 : timeout_ms);
   dispatch({events, static_cast<size_t>(std::max(n, 0))});
 }
@@ -176,16 +166,14 @@ int EventLoop::wait(std::span<epoll_event> events) {
   auto poll = [&](int timeout) {
     return ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeout);
   };
-  Nanos began = HostClock::monotonic();
-  if (!idle_.empty() && began - idle_since_ > kMostSpin) run_idle();
   if (posted_here_) return poll(0);
+  Nanos began = HostClock::monotonic();
   if (spin_ > 0) {
     do {
       if (int n = poll(0)) return n;
     } while (HostClock::monotonic() - began < spin_);
   }
-  run_idle();
-  int n = poll(idle_.empty() ? -1 : 0);
+  int n = poll(-1);
   bool soon = HostClock::monotonic() - began <= kMostSpin;
   spin_ = soon ? std::clamp<Nanos>(2 * spin_, kLeastSpin, kMostSpin) : spin_ / 2;
   if (spin_ < kLeastSpin) spin_ = 0;

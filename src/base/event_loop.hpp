@@ -44,9 +44,6 @@ class EventLoop {
   TimerId call_at(Nanos deadline, std::function<void()> work);
   /// True if it had not begun to run.
   bool cancel(TimerId id);
-  /// Runs `work` before the loop sleeps, or after some 50 us of being busy: for what is of use to
-  /// nobody if something else comes first. From a callback on the loop's own thread.
-  void when_idle(std::function<void()> work);
   /// The clock jumped or was restarted: look at the deadlines again.
   void reconsider_timers();
 
@@ -62,7 +59,6 @@ class EventLoop {
   void dispatch(std::span<const epoll_event> events);
   void run_posted();
   void run_due();
-  void run_idle();
 
   struct Watch {
     std::function<void(u32)> ready;
@@ -81,9 +77,6 @@ class EventLoop {
   TimerId next_timer_ = 1;
   std::optional<Nanos> armed_;  ///< the deadline that timer_ stands at
   Nanos spin_ = 0;              ///< how long run() looks before it sleeps
-  // The loop's own thread only.
-  std::vector<std::function<void()>> idle_;
-  Nanos idle_since_ = 0;  ///< when the first of them came
   void arm_locked();
 };
 

@@ -10,11 +10,6 @@ namespace {
 
 /// Guest memory copied in one turn, about: more waits for the next.
 constexpr size_t kTurn = 1 * MiB;
-/// A lone frame up to this size is likely to be a question. The driver looks after what it has sent
-/// when the answer interrupts it, so an interrupt of its own would only wake the guest too early.
-/// Full segments are a stream's, whose sender waits for it.
-constexpr size_t kQuestion = 600;
-constexpr unsigned kMostPostponed = 8;
 constexpr u16 kLinkUp = 1;  // 5.1.4: status
 
 }  // namespace
@@ -163,7 +158,6 @@ bool Net::transmit(unsigned pair) {
   if (!queue) return false;
   bool more = true;
   size_t budget = kTurn;
-  const net::Counters before = counters_;
   Queue::Batch batch(*queue);
   for (unsigned count = queue->size(); more && count > 0 && budget > 0; --count) {
     auto chain = queue->pop();
@@ -181,36 +175,7 @@ bool Net::transmit(unsigned pair) {
     }
   }
   port_->flush();
-  if (counters_.sent_frames - before.sent_frames == 1 &&
-      counters_.sent_bytes - before.sent_bytes <= kQuestion) {
-    batch.without_interrupt();
-    interrupt_when_idle();
-  }
   return more;
-}
-
-void Net::interrupt_when_idle() {
-  if (std::exchange(idle_posted_, true)) return;
-  answered_ = false;
-  environment_.loop.when_idle([self = std::weak_ptr(self_), &lock = environment_.lock] {
-    std::lock_guard guard(lock);
-    if (auto alive = self.lock()) (*alive)->interrupt_sent();
-  });
-}
-
-void Net::interrupt_sent() {
-  idle_posted_ = false;
-  // What came meanwhile has interrupted the driver, and what was sent since may yet be answered.
-  if (std::exchange(answered_, false) && ++postponed_ < kMostPostponed && !quiet_)
-    return interrupt_when_idle();
-  postponed_ = 0;
-  for (unsigned i = 0; i < setup_.pairs; ++i)
-    if (Queue* queue = this->queue(2 * i + 1)) queue->signal();
-}
-
-void Net::quiesce() {
-  quiet_ = true;
-  interrupt_sent();
 }
 
 void Net::transmit_all() {
@@ -290,7 +255,6 @@ void Net::count_received(Put put, size_t length) {
     ++counters_.received_dropped;
     return;
   }
-  answered_ = true;
   ++counters_.received_frames;
   counters_.received_bytes += length;
 }

@@ -64,7 +64,7 @@ class Net final : public VirtioDevice {
   void activate(u64 features, std::span<const std::unique_ptr<Queue>> queues) override;
   void deactivate() override;
   bool notify(unsigned queue) override;
-  void quiesce() override;
+  void quiesce() override { quiet_ = true; }
   void reset() override;
   void save(state::Image& image) const override { image.put(name_, state_); }
   Result<> load(const state::Image& image) override;
@@ -118,8 +118,6 @@ class Net final : public VirtioDevice {
   bool transmit(unsigned pair);
   void transmit_all();
   bool send(Chain& chain, unsigned pair);
-  void interrupt_when_idle();
-  void interrupt_sent();
 
   bool receive(const net::Offload& offload, std::span<const u8> frame, unsigned queue);
   bool wanted(const u8* mac) const;
@@ -147,9 +145,6 @@ class Net final : public VirtioDevice {
   std::span<const std::unique_ptr<Queue>> queues_;  ///< empty while inactive
   u64 features_ = 0;
   bool quiet_ = false;           ///< between quiesce() and the next notify()
-  bool idle_posted_ = false;     ///< interrupt_sent() is to come
-  bool answered_ = false;        ///< something was received since it was asked for
-  unsigned postponed_ = 0;       ///< how often it did nothing for that reason
   bool refused_ = false;         ///< the port waits for resume()
   std::array<u8, 256> steer_{};  ///< flow hash -> pair
   std::deque<Waiting> waiting_;  ///< what did not fit of one frame that was cut into segments

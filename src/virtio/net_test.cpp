@@ -178,51 +178,6 @@ TEST_F(NetTest, MergedBuffersAreShownAllAtOnce) {
   EXPECT_FALSE(driver->used(0));
 }
 
-TEST_F(NetTest, TheInterruptForALoneFrameWaitsForAnIdleLoop) {
-  start(kBasic);
-  driver->enable_msix();
-  auto send_unseen = [&](int frames) {
-    for (int i = 0; i < frames; ++i)
-      driver->put(1, {{driver->place(std::string(12 + 64, '\0')), 12 + 64, false}});
-    driver->kick(1);
-  };
-  u16 taken = 0;
-  auto take_used = [&](u16 frames) {
-    for (u16 i = 0; i < frames; ++i) EXPECT_TRUE(driver->used(1));
-    driver->set_used_event(1, taken = static_cast<u16>(taken + frames));
-  };
-  send_unseen(1);
-  rig.loop->run_once(0);
-  EXPECT_EQ(port->sent.size(), 1u);
-  EXPECT_TRUE(rig.msis.sent.empty());  // the driver could see it, but is not woken
-  rig.loop->run_once(0);
-  EXPECT_EQ(rig.msis.sent.size(), 1u);
-  take_used(1);
-  // Who has looked by himself is not told.
-  send_unseen(1);
-  rig.loop->run_once(0);
-  take_used(1);
-  rig.run();
-  EXPECT_EQ(rig.msis.sent.size(), 1u);
-  // Several, a long one, and whatever is left at a pause are told at once.
-  send_unseen(2);
-  rig.loop->run_once(0);
-  EXPECT_EQ(rig.msis.sent.size(), 2u);
-  take_used(2);
-  driver->put(1, {{driver->place(std::string(12 + 1400, '\0')), 12 + 1400, false}});
-  driver->kick(1);
-  rig.loop->run_once(0);
-  EXPECT_EQ(rig.msis.sent.size(), 3u);
-  take_used(1);
-  send_unseen(1);
-  rig.loop->run_once(0);
-  EXPECT_EQ(rig.msis.sent.size(), 3u);
-  transport->quiesce();
-  EXPECT_EQ(rig.msis.sent.size(), 4u);
-  rig.run();
-  EXPECT_EQ(rig.msis.sent.size(), 4u);
-}
-
 TEST_F(NetTest, AFrameThatNoRingHoldsIsDropped) {
   plug();
   ASSERT_TRUE(driver->negotiate(kBasic | Net::kFeatureMergeable));

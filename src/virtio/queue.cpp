@@ -150,7 +150,7 @@ void Queue::stop() {
   running_ = false;
   ++generation_;
   in_flight_ = 0;
-  unpublished_ = unsignalled_ = quietly_ = false;
+  unpublished_ = false;
 }
 
 void Queue::reset() {
@@ -282,12 +282,6 @@ void Queue::publish() {
   if (!std::exchange(unpublished_, false) || !ready()) return;
   store16(used_ + 2, state_.next_used, std::memory_order_release);
   memory_.mark_dirty(state_.used, 4);
-  unsignalled_ = true;
-  if (!std::exchange(quietly_, false)) signal();
-}
-
-void Queue::signal() {
-  if (!std::exchange(unsignalled_, false) || !ready()) return;
   if (wants_interrupt() && interrupt_) interrupt_();
 }
 

@@ -129,14 +129,10 @@ class Queue {
     }
     Batch(const Batch&) = delete;
     Batch& operator=(const Batch&) = delete;
-    /// The interrupt waits for signal().
-    void without_interrupt() { queue_.quietly_ = true; }
 
    private:
     Queue& queue_;
   };
-  /// The interrupt for what the driver was shown without one, if it still wants it.
-  void signal();
   /// Requests taken and not yet completed.
   unsigned in_flight() const { return in_flight_; }
   u16 size() const { return state_.size; }
@@ -177,8 +173,6 @@ class Queue {
   unsigned in_flight_ = 0;
   unsigned batches_ = 0;
   bool unpublished_ = false;  ///< next_used is ahead of what the driver sees
-  bool unsignalled_ = false;  ///< it was shown something without an interrupt
-  bool quietly_ = false;      ///< the next is shown without one
   // The rings, while running.
   const u8* descriptors_ = nullptr;
   const u8* available_ = nullptr;
