@@ -1,4 +1,4 @@
-# What nearly every source file includes is compiled once, by `base`, and with gtest by its test: a third of the
+# What nearly every source file includes is compiled once, by `base`, and with gtest by its test: a fifth of the
 # time of a build otherwise. A source file still includes what it uses.
 set(SKERRY_PRECOMPILED
     <fmt/format.h> <algorithm> <array> <atomic> <cerrno> <cstdlib> <cstring> <deque> <expected> <filesystem>
