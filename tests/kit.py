@@ -21,6 +21,11 @@ SKIP = 77
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # the shell asks the terminal where its cursor is
 
 
+def patience(seconds=120):
+    """How long to wait for what takes less time than that."""
+    return min(seconds * SCALE, LONGEST)
+
+
 def parser(doc):
     """Of a script's arguments: SKERRY [--engine E]."""
     result = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
@@ -61,7 +66,7 @@ def command(args, kernel, *options, initrd=None, append=""):
 class Client:
     """One connection to a control socket: requests and the events that come between."""
 
-    def __init__(self, path, limit=min(120 * SCALE, LONGEST)):
+    def __init__(self, path, limit=patience()):
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(limit)
         self.socket.connect(str(path))
@@ -110,7 +115,7 @@ class Console:
         self.client.socket.sendall(text.encode())
 
     def expect(self, text, limit=120):
-        end = time.monotonic() + min(limit * SCALE, LONGEST)
+        end = time.monotonic() + patience(limit)
         while text not in self.text:
             self.client.socket.settimeout(max(0.1, end - time.monotonic()))
             try:

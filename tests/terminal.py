@@ -12,7 +12,7 @@ import time
 import kit
 
 KERNEL = "cloud-6.1"
-LIMIT = min(120 * kit.SCALE, kit.LONGEST)
+LIMIT = kit.patience()
 
 
 def main():
