@@ -4,29 +4,13 @@
 #include <vector>
 
 #include "base/bits.hpp"
+#include "net/wire.hpp"
 
 namespace skerry::net {
 
 namespace {
 
 constexpr u16 kVlan = 0x8100, kIp4 = 0x0800, kIp6 = 0x86dd;
-constexpr u8 kTcp = 6;
-constexpr u8 kFin = 0x01, kPsh = 0x08, kCwr = 0x80;  // TCP flags
-
-u16 get16(std::span<const u8> bytes, size_t at) {
-  return static_cast<u16>(bytes[at] << 8 | bytes[at + 1]);
-}
-void put16(std::span<u8> bytes, size_t at, size_t value) {
-  bytes[at] = static_cast<u8>(value >> 8);
-  bytes[at + 1] = static_cast<u8>(value);
-}
-u32 get32(std::span<const u8> bytes, size_t at) {
-  return u32{get16(bytes, at)} << 16 | get16(bytes, at + 2);
-}
-void put32(std::span<u8> bytes, size_t at, u32 value) {
-  put16(bytes, at, value >> 16);
-  put16(bytes, at + 2, value & 0xffff);
-}
 
 /// Of the TCP header at `at`, 0 if it is none.
 size_t tcp_header_length(std::span<const u8> frame, size_t at) {
@@ -58,6 +42,10 @@ Layout layout_of(std::span<const u8> frame) {
     layout.protocol = frame[at + 6];
   }
   return layout;
+}
+
+bool holds_tcp(const Layout& l, std::span<const u8> frame) {
+  return l.protocol == kTcp && !l.fragment && frame.size() >= l.transport + kTcpHeader;
 }
 
 bool well_formed(const Offload& o, std::span<const u8> frame) {
@@ -109,6 +97,20 @@ u16 transport_checksum(const Layout& l, std::span<const u8> frame, size_t length
   return checksum_end(checksum_add(frame.subspan(l.transport, length), sum));
 }
 
+void set_tcp_checksum(const Layout& l, std::span<u8> frame) {
+  put16(frame, l.transport + 16u, 0);
+  put16(frame, l.transport + 16u, transport_checksum(l, frame, frame.size() - l.transport));
+}
+
+void set_ip_length(const Layout& l, std::span<u8> frame) {
+  const size_t length = frame.size() - l.network;
+  if (!l.ip4) return put16(frame, l.network + 4u, length - 40);
+  put16(frame, l.network + 2u, length);
+  put16(frame, l.network + 10u, 0);
+  const size_t header = size_t{frame[l.network]} % 16 * 4;
+  put16(frame, l.network + 10u, checksum_end(checksum_add(frame.subspan(l.network, header))));
+}
+
 namespace {
 
 // TCP segmentation: the header before each piece of the payload, with what differs between them.
@@ -128,24 +130,14 @@ void segment(const Offload& o, std::span<const u8> frame, const Emit& emit) {
     std::memcpy(out.data(), frame.data(), header);
     if (length) std::memcpy(out.data() + header, payload.data() + at, length);
     std::span<u8> part(out.data(), header + length);
-    if (layout.ip4) {
-      put16(part, layout.network + 2, part.size() - layout.network);
-      put16(part, layout.network + 4, (id + index) & 0xffff);
-      put16(part, layout.network + 10, 0);
-      size_t ip_header = size_t{part[layout.network]} % 16 * 4;
-      put16(part, layout.network + 10,
-            checksum_end(checksum_add(part.subspan(layout.network, ip_header))));
-    } else {
-      put16(part, layout.network + 4, part.size() - layout.network - 40);
-    }
+    if (layout.ip4) put16(part, layout.network + 4, (id + index) & 0xffff);
+    set_ip_length(layout, part);
     put32(part, o.checksum_start + 4, sequence + static_cast<u32>(at));
     u8 kept = flags;
     if (!last) kept &= static_cast<u8>(~(kFin | kPsh));
     if (!first) kept &= static_cast<u8>(~kCwr);
     part[o.checksum_start + 13] = kept;
-    put16(part, o.checksum_start + 16, 0);
-    put16(part, o.checksum_start + 16,
-          transport_checksum(layout, part, part.size() - o.checksum_start));
+    set_tcp_checksum(layout, part);
     emit({}, part);
     at += length;
     ++index;
@@ -183,11 +175,8 @@ void fragment(std::span<const u8> frame, size_t mtu,
     part.insert(part.end(), payload.begin() + static_cast<long>(at),
                 payload.begin() + static_cast<long>(at + length));
     bool more = at + length < payload.size() || place & 0x2000;
-    put16(part, l.network + 2u, part.size() - l.network);
     put16(part, l.network + 6u, ((place & 0x1fff) + at / 8) | (more ? 0x2000 : 0));
-    put16(part, l.network + 10u, 0);
-    std::span<u8> header(part.data() + l.network, l.transport - l.network);
-    put16(part, l.network + 10u, checksum_end(checksum_add(header)));
+    set_ip_length(l, part);
     emit(part);
   }
 }

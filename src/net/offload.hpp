@@ -19,6 +19,9 @@ struct Layout {
 /// Of a frame with at most one VLAN tag. Headers that it names lie within the frame.
 Layout layout_of(std::span<const u8> frame);
 
+/// Whether the frame holds a TCP header, at Layout::transport; its options may be cut off.
+bool holds_tcp(const Layout& layout, std::span<const u8> frame);
+
 /// Whether `frame` is an Ethernet frame of allowed length to which `offload` can be done.
 bool well_formed(const Offload& offload, std::span<const u8> frame);
 
@@ -48,6 +51,12 @@ constexpr size_t kMaxSegments = kMaxFrame / kMinSegment + 1;
 
 /// A checksum over a whole TCP or UDP segment in an IP packet, the field set to 0 before.
 u16 transport_checksum(const Layout& layout, std::span<const u8> frame, size_t length);
+
+/// Stores the checksum of the TCP segment that the frame ends with.
+void set_tcp_checksum(const Layout& layout, std::span<u8> frame);
+/// Stores in the IP header that the packet ends with the frame, and IPv4's checksum, which covers
+/// whatever else has changed there.
+void set_ip_length(const Layout& layout, std::span<u8> frame);
 
 /// The same for both directions of a connection.
 u32 flow_hash(std::span<const u8> frame);

@@ -6,8 +6,11 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "base/bits.hpp"
 #include "base/log.hpp"
+#include "net/wire.hpp"
 
 namespace skerry::net {
 
@@ -18,15 +21,6 @@ constexpr size_t kMtu = 65521;
 /// Of the guest's network card, as far as we know: longer UDP datagrams go to it in fragments.
 constexpr size_t kGuestMtu = 1500;
 constexpr size_t kTurn = 1 * MiB;
-constexpr u8 kTcp = 6, kSyn = 0x02;
-
-u16 get16(std::span<const u8> b, size_t at) {
-  return static_cast<u16>(b[at] << 8 | b[at + 1]);
-}
-void put16(std::span<u8> b, size_t at, size_t value) {
-  b[at] = static_cast<u8>(value >> 8);
-  b[at + 1] = static_cast<u8>(value);
-}
 
 struct Address {
   sockaddr_storage storage{};
@@ -269,9 +263,7 @@ void UserPort::take_posted() {
       // A large segment goes as it is; only its checksum has to be right.
       Layout layout = layout_of(frame);
       layout.transport = next.offload.checksum_start;
-      put16(frame, layout.transport + 16u, 0);
-      put16(frame, layout.transport + 16u,
-            transport_checksum(layout, frame, frame.size() - layout.transport));
+      set_tcp_checksum(layout, frame);
       input({}, frame);
     }
   });
@@ -283,9 +275,7 @@ void UserPort::take_posted() {
 // kept right by the difference (RFC 1624); one that is still to be finished needs nothing.
 void UserPort::raise_segment_size(const Offload& offload, std::span<u8> frame) {
   Layout l = layout_of(frame);
-  if (l.protocol != kTcp || l.fragment || frame.size() < l.transport + 20u ||
-      !(frame[l.transport + 13u] & kSyn))
-    return;
+  if (!holds_tcp(l, frame) || !(frame[l.transport + 13u] & kSyn)) return;
   size_t end = l.transport + (size_t{frame[l.transport + 12u]} >> 4 << 2);
   if (end > frame.size()) return;
   for (size_t at = l.transport + 20u; at + 4 <= end;) {
@@ -321,7 +311,7 @@ Offload UserPort::offload_for(std::span<u8> frame) const {
   Offload o;
   o.flags = Offload::kDataValid;
   Layout l = layout_of(frame);
-  if (l.protocol != kTcp || l.fragment || frame.size() < l.transport + 20u) return o;
+  if (!holds_tcp(l, frame)) return o;
   size_t header = l.transport + (size_t{frame[l.transport + 12u]} >> 4 << 2);
   u16 size = segment_size_[flow_hash(frame) % segment_size_.size()];
   if (size < kMinSegment) size = 536;  // RFC 9293 3.7.1: without the option
@@ -419,8 +409,9 @@ void UserPort::on_sockets() {
   for (int i = 0; i < n; ++i) ready_[events[i].data.fd] = events[i].events;
   run([&] {
     ::slirp_pollfds_poll(slirp_, n < 0, &Callbacks::revents, this);
-    bool drained = false;
-    for (auto [fd, what] : ready_) drained |= (what & EPOLLOUT) != 0;
+    if (closed_windows_.empty()) return;
+    bool drained = std::any_of(ready_.begin(), ready_.end(),
+                               [](const auto& r) { return (r.second & EPOLLOUT) != 0; });
     if (drained) closed_windows_.probe([&](std::span<const u8> frame) { input(frame); });
   });
   ready_.clear();
